@@ -1,0 +1,20 @@
+"""Compress transformer encoders in every published way, and compare the results honestly.
+
+The public names live in `compressor.api` and are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    api = import_module("compressor.api")
+    if name in api.__all__:
+        return getattr(api, name)
+    raise AttributeError(f"module 'compressor' has no attribute '{name}'; its public names are in compressor.api")

@@ -1,0 +1,141 @@
+"""The value that flows through a chain: a model, its tokenizer, its labels and its history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+JSON = Any  # what `json` can write; a recursive alias buys nothing that mypy can use here
+
+
+class Form(StrEnum):
+    """How a model is held: a trainable `nn.Module`, or a folder that one runtime executes."""
+
+    torch = "torch"
+    onnx = "onnx"
+    openvino = "openvino"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What the model predicts.
+
+    `label_names` is in logit order; empty for regression.
+    """
+
+    task_type: str
+    label_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One method that was applied. `structure` is what the saved config cannot express."""
+
+    method: str
+    distribution: str
+    version: str
+    config: Mapping[str, JSON]
+    structure: Mapping[str, JSON] | None = None
+    notes: Mapping[str, JSON] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blueprint:
+    """A model without its weights: all that can be known, and checked, before anything is spent."""
+
+    form: Form
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    head: Head
+    trainable: bool = True
+
+    @property
+    def layers(self) -> int:
+        """Number of encoder layers."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the hidden states."""
+        return int(self.config.hidden_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedModel:
+    """A model, how it came to be, and what it may still become.
+
+    In form `torch`, `module` is set and `folder` is None. In a compiled form `folder` holds the files that
+    the runtime loads and `module` is None; `config` then still describes the architecture.
+    """
+
+    form: Form
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    head: Head
+    module: nn.Module | None = None
+    folder: Path | None = None
+    trainable: bool = True
+    lineage: tuple[Step, ...] = ()
+    # Of the step just done, until the pipeline writes them into the lineage:
+    structure: Mapping[str, JSON] | None = None
+    notes: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def model(self) -> nn.Module:
+        """The module of an artifact in form `torch`.
+
+        Raises:
+            TypeError: The artifact is compiled; the chain check keeps methods from meeting this.
+        """
+        if self.module is None:
+            raise TypeError(f"an artifact of form {self.form} holds a folder, not a module")
+        return self.module
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The artifact without its weights."""
+        return Blueprint(
+            form=self.form, config=self.config, tokenizer=self.tokenizer, head=self.head, trainable=self.trainable
+        )
+
+    def evolve(
+        self,
+        *,
+        model: nn.Module | None = None,
+        folder: Path | None = None,
+        form: Form | None = None,
+        structure: Mapping[str, JSON] | None = None,
+        notes: Mapping[str, JSON] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> CompressedModel:
+        """Return the next artifact, with this one's head and history.
+
+        Pass `model` for a torch result, or `folder` and `form` for a compiled one. Whether the result may be trained is
+        the method's `Capabilities.leaves_trainable`; the pipeline sets it together with the lineage.
+        """
+        if (model is None) == (folder is None):
+            raise TypeError("evolve takes either model= or folder= with form=")
+        config = self.config if model is None else model.config
+        return replace(
+            self,
+            form=form or Form.torch,
+            config=config,
+            module=model,
+            folder=folder,
+            structure=structure,
+            notes=dict(notes or {}),
+            tokenizer=tokenizer or self.tokenizer,
+        )
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Count parameters, shared tensors once."""
+    return sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())

@@ -1,0 +1,44 @@
+"""The commit protocol and its parts; everything that writes a folder goes through here.
+
+`COMPRESSOR_FAILPOINT=<name>:<n>` kills the process at the n-th hit of a failpoint, which makes
+each crash a deterministic test.
+"""
+
+from __future__ import annotations
+
+from compressor.commit.files import (
+    FAILPOINT_ENV,
+    FAILPOINTS,
+    disk_errors,
+    failpoint,
+    read_json,
+    sha256_file,
+    write_json_atomic,
+)
+from compressor.commit.folder import (
+    commit,
+    discard,
+    open_partial,
+    partial_folder,
+    sweep_leftovers,
+)
+from compressor.commit.manifest import MANIFEST, SCHEMA_VERSION, is_complete, verify
+
+__all__ = [
+    "FAILPOINTS",
+    "FAILPOINT_ENV",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "commit",
+    "discard",
+    "disk_errors",
+    "failpoint",
+    "is_complete",
+    "open_partial",
+    "partial_folder",
+    "read_json",
+    "sha256_file",
+    "sweep_leftovers",
+    "verify",
+    "write_json_atomic",
+]

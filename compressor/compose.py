@@ -1,0 +1,137 @@
+"""Hydra to dataclasses and back: the only place (with cli.py) that knows Hydra.
+
+Every method's options are stored in Hydra's ConfigStore in group `method`, package `method.<name>`; so `method=[a,b]`,
+`method.a.option=1` and sweeps over whole chains are typed without any YAML from the plugin's author.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from compressor.config import (
+    BenchConfig,
+    ChainStep,
+    MethodConfig,
+    RunConfig,
+    StudentConfig,
+    TaskConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+from compressor.errors import ConfigError
+from compressor.registry import Registry
+
+PROVIDER = "compressor"
+
+
+@dataclass(slots=True, kw_only=True)
+class RunSchema:
+    """The composed config as Hydra holds it; `to_run_config` turns it into a `RunConfig`."""
+
+    method: dict[str, MethodConfig] = field(default_factory=dict)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+
+
+def conf_folder() -> Path:
+    """Return the folder of YAML values: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    installed = here / "conf"
+    return installed if installed.is_dir() else here.parent / "conf"
+
+
+def register(registry: Registry) -> None:
+    """Store the schemas of the run and of every method, and put plugins' own YAML on Hydra's search path."""
+    store = ConfigStore.instance()
+    store.store(name="run_schema", node=RunSchema, provider=PROVIDER)
+    for name, entry in registry.methods.items():
+        store.store(
+            group="method", name=name, node=entry.method.Config, package=f"method.{name}", provider=entry.distribution
+        )
+    packages = {entry.method.__module__.partition(".")[0] for entry in registry.methods.values()}
+    _PluginConf.packages = tuple(sorted(p for p in packages if _has_conf(p)))
+    if _PluginConf not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(_PluginConf)
+
+
+def _has_conf(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return any((Path(p) / "conf").is_dir() for p in (spec.submodule_search_locations or ())) if spec else False
+
+
+class _PluginConf(SearchPathPlugin):
+    """Appends `pkg://PACKAGE/conf` for each plugin package that ships YAML."""
+
+    packages: tuple[str, ...] = ()
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for package in self.packages:
+            search_path.append(provider=package, path=f"pkg://{package}/conf")
+
+
+def chain_names(overrides: Sequence[str], composed: Sequence[str]) -> list[str]:
+    """Return the chain as typed.
+
+    Hydra keeps a group's choices as a set of packages, so a method named twice would vanish from `composed`; the raw
+    override still has it.
+    """
+    names = list(composed)
+    for override in OverridesParser.create().parse_overrides(overrides=list(overrides)):
+        if override.key_or_group == "method" and not override.is_sweep_override():
+            value = override.value()
+            names = [] if value is None else [str(v) for v in (value if isinstance(value, list) else [value])]
+    return names
+
+
+def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry) -> RunConfig:
+    """Turn a composed config into typed objects; every value is validated on the way.
+
+    Raises:
+        ConfigError: A value is missing or of the wrong kind, or names something that does not exist.
+    """
+    try:
+        run: Any = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} is not set", hint=f"{error.full_key}=...") from error
+    except (OmegaConfBaseException, TypeError, AttributeError) as error:
+        raise explain(error) from error
+    configs: dict[str, MethodConfig] = run.method
+    names = chain_names(overrides, list(configs))
+    return RunConfig(
+        chain=[ChainStep(name=n, config=configs.get(n) or registry.get(n).method.Config()) for n in names],
+        baselines={
+            text: [ChainStep(name=n, config=registry.get(n).method.Config()) for n in text.split("+")]
+            for text in run.bench.baselines
+        },
+        **{f.name: getattr(run, f.name) for f in fields(RunSchema) if f.name != "method"},
+    )
+
+
+def explain(error: BaseException, known: Sequence[str] = ()) -> ConfigError:
+    """Say what a Hydra or OmegaConf error means in this program's terms."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = lines[0] if lines else type(error).__name__
+    key = str(getattr(error, "full_key", "") or "")
+    wrong = key.rpartition(".")[2] or message.rpartition("Key '")[2].partition("'")[0]
+    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5) if wrong else []
+    allowed = ", ".join(near) if near else "; ".join(lines[1:6])
+    return ConfigError(message, allowed=allowed, hint="python -m compressor --help")

@@ -1,0 +1,198 @@
+"""The typed values of a run. Schemas live here; YAML under `conf/` only chooses values.
+
+All classes are slotted and keyword-only, so that an unknown key cannot slip in, and not frozen,
+because OmegaConf refuses overrides of frozen nodes. `__post_init__` validates and does nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+from compressor.errors import ConfigError
+
+
+@dataclass(slots=True, kw_only=True)
+class MethodConfig:
+    """Base of every method's options; a method without options uses it as it is."""
+
+
+class Precision(StrEnum):
+    """Arithmetic of training: `auto` is bf16 autocast where the device computes it natively."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class FineTune(StrEnum):
+    """Whether the teacher is trained on the task: `auto` does so when its head is not trained."""
+
+    auto = "auto"
+    always = "always"
+    never = "never"
+
+
+def _require(ok: bool, option: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{option}={value}", allowed=allowed)
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainConfig:
+    """Settings of one training stage (the student's under `train`, the teacher's under `teacher.train`)."""
+
+    epochs: int = 4
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    warmup_ratio: float = 0.1  # share of the steps with a rising learning rate; it then falls linearly to 0
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    gradient_accumulation: int = 1  # batches per optimizer step
+    precision: Precision = Precision.auto
+    freeze_embeddings: bool = False  # keeps the embedding table of the source: cheaper steps on a CPU
+    cache_gb: float = 4.0  # memory for teacher outputs; what does not fit is computed online
+    checkpoint_seconds: float = 60.0  # at most this much work is lost when a run is killed
+    keep_best: bool = True  # end with the epoch that validates best (False: with the last)
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, "train.epochs", self.epochs, "1 or more")
+        _require(self.batch_size >= 1, "train.batch_size", self.batch_size, "1 or more")
+        _require(0 < self.learning_rate < 1, "train.learning_rate", self.learning_rate, "above 0 and below 1")
+        _require(0 <= self.warmup_ratio < 1, "train.warmup_ratio", self.warmup_ratio, "0 to below 1")
+        _require(self.weight_decay >= 0, "train.weight_decay", self.weight_decay, "0 or more")
+        _require(self.max_grad_norm > 0, "train.max_grad_norm", self.max_grad_norm, "above 0")
+        _require(
+            self.gradient_accumulation >= 1, "train.gradient_accumulation", self.gradient_accumulation, "1 or more"
+        )
+        _require(self.cache_gb >= 0, "train.cache_gb", self.cache_gb, "0 (compute online) or more")
+        _require(self.checkpoint_seconds >= 0, "train.checkpoint_seconds", self.checkpoint_seconds, "0 or more")
+
+
+@dataclass(slots=True, kw_only=True)
+class TeacherConfig:
+    """The model that is compressed."""
+
+    checkpoint: str = "e5-small"  # a packaged name (--help lists them), a local folder, or a Hub id
+    revision: str | None = None  # Hub revision
+    finetune: FineTune = FineTune.auto
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskConfig:
+    """The data and what is predicted from it."""
+
+    name: str = "rotten_tomatoes"  # how tables call it
+    type: str = "classification"  # classification, regression, token_classification
+    source: str = "package"  # package (pinned, from the package index), hub, or file
+    dataset: str = "rotten_tomatoes"  # packaged name or Hub dataset id; unused for files
+    subset: str | None = None  # Hub configuration, e.g. sst2 of nyu-mll/glue
+    revision: str | None = None  # Hub revision
+    train: str | None = None  # split name, or path of a CSV/TSV/JSONL/Parquet file
+    validation: str | None = None  # as above; unset: carved from train by content hash
+    test: str | None = None  # as above; unset: carved from train by content hash
+    extra_tests: list[str] = field(default_factory=list)  # further test sets, reported beside `test`
+    text: str = "text"  # column of the (first) sentence, or of the token list
+    text_pair: str | None = None  # column of the second sentence
+    label: str = "label"
+    label_names: list[str] | None = None  # order of the classes; unset: from the data
+    max_length: int = 128  # tokens; longer texts are cut
+    unlabelled: str | None = None  # transfer text: a packaged name (imdb_sentences) or a file with the text column
+    unlabelled_limit: int = 24000  # sentences taken from it
+    train_limit: int | None = None  # first examples of the training split, for a trial
+    accept_licence: bool = False  # needed once for data that is published for research only
+
+    def __post_init__(self) -> None:
+        _require(self.source in ("package", "hub", "file"), "task.source", self.source, "package, hub, file")
+        _require(self.max_length >= 8, "task.max_length", self.max_length, "8 or more tokens")
+        _require(self.unlabelled_limit >= 1, "task.unlabelled_limit", self.unlabelled_limit, "1 or more")
+        _require(
+            self.train_limit is None or self.train_limit >= 1, "task.train_limit", self.train_limit, "1 or more, or null"
+        )
+
+
+INITS = ("every_other", "first", "last", "uniform", "random")
+
+
+@dataclass(slots=True, kw_only=True)
+class StudentConfig:
+    """Shape of the student; an unset field is taken from the source model."""
+
+    layers: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    heads: int | None = None
+    # One of INITS, or the source layers to copy counted from 0, e.g. [1,3,5]. Typed Any because
+    # OmegaConf 2.3 has no union of a string and a list; checked below.
+    init: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "hidden_size", "intermediate_size", "heads"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"student.{name}", value, "1 or more")
+        ok = self.init is None or self.init in INITS
+        if isinstance(self.init, list):
+            ok = bool(self.init) and all(isinstance(layer, int) and layer >= 0 for layer in self.init)
+        _require(ok, "student.init", self.init, f"{', '.join(INITS)}, or a list of source layers such as [1,3,5]")
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the fields that were set, in order."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+RUNTIMES = ("torch", "onnxruntime", "openvino")
+
+
+@dataclass(slots=True, kw_only=True)
+class BenchConfig:
+    """What is measured after the run."""
+
+    runtimes: list[str] = field(default_factory=lambda: ["torch", "onnxruntime", "openvino"])
+    threads: int = 1
+    batch_size: int = 1
+    texts: int = 40  # real test texts replayed at their own lengths, stratified over the length histogram
+    blocks: int = 12  # each block runs every text on every candidate once, in random order
+    warmup_calls: int = 20
+    memory: bool = True  # peak memory, each model in a process of its own
+    timeout_s: float = 600.0  # a measuring process that takes longer is ended and reported
+    baselines: list[str] = field(default_factory=list)  # chains run beside the main one, e.g. [finetune]
+
+    def __post_init__(self) -> None:
+        for runtime in self.runtimes:
+            _require(runtime in RUNTIMES, "bench.runtimes", runtime, ", ".join(RUNTIMES))
+        for name in ("threads", "batch_size", "texts"):
+            _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
+        _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")
+        _require(self.warmup_calls >= 1, "bench.warmup_calls", self.warmup_calls, "1 or more")
+        _require(self.timeout_s > 0, "bench.timeout_s", self.timeout_s, "above 0 seconds")
+
+
+@dataclass(slots=True, kw_only=True)
+class ChainStep:
+    """One link of the chain: a registered method's name and its options."""
+
+    name: str
+    config: MethodConfig
+
+
+@dataclass(slots=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run, typed; after `compose` no file knows Hydra."""
+
+    chain: list[ChainStep] = field(default_factory=list)
+    baselines: dict[str, list[ChainStep]] = field(default_factory=dict)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda
+    threads: int = 0  # training threads; 0 is every core this process may use
+
+    def __post_init__(self) -> None:
+        _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu, cuda")
+        _require(self.threads >= 0, "threads", self.threads, "0 (all cores) or more")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")

@@ -1,0 +1,81 @@
+"""What differs between encoder families: where the layers, the attention projections and the embeddings live.
+
+Methods ask here and never branch on a model's name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from compressor.errors import Incompatible
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+# config.model_type -> (path of the layer list under the base model, paths of q, k, v under a layer)
+_BERT = ("encoder.layer", ("attention.self.query", "attention.self.key", "attention.self.value"))
+_LAYOUT: dict[str, tuple[str, tuple[str, str, str]]] = {
+    "bert": _BERT,
+    "roberta": _BERT,
+    "xlm-roberta": _BERT,
+    "camembert": _BERT,
+    "electra": _BERT,
+    "mpnet": ("encoder.layer", ("attention.attn.q", "attention.attn.k", "attention.attn.v")),
+    "distilbert": ("transformer.layer", ("attention.q_lin", "attention.k_lin", "attention.v_lin")),
+    "deberta-v2": (
+        "encoder.layer",
+        ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+    ),
+}
+
+
+class Projections(NamedTuple):
+    """The query, key and value linears of one layer."""
+
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+
+
+def family(config: PretrainedConfig) -> str:
+    """Return the family name, transformers' `model_type`."""
+    return str(config.model_type)
+
+
+def layers_path(config: PretrainedConfig) -> str:
+    """Return the dotted path of the layer list under the base model.
+
+    Raises:
+        Incompatible: The family keeps no list of layers that can be picked from.
+    """
+    name = family(config)
+    if name not in _LAYOUT:
+        raise Incompatible(
+            f"encoder family '{name}' has no known list of layers", allowed=", ".join(sorted(_LAYOUT))
+        )
+    return _LAYOUT[name][0]
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """Return the encoder without its task head."""
+    base = getattr(model, "base_model", model)
+    assert base is not None
+    return base  # type: ignore[no-any-return]
+
+
+def encoder_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the encoder's layers, bottom first."""
+    path = layers_path(model.config)  # type: ignore[arg-type]
+    return list(base_model(model).get_submodule(path).children())
+
+
+def attention_projections(model: nn.Module, layer: nn.Module) -> Projections:
+    """Return the q, k and v linears of one of the model's layers."""
+    paths = _LAYOUT[family(model.config)][1]  # type: ignore[arg-type]
+    return Projections(*(layer.get_submodule(path) for path in paths))
+
+
+def embeddings(model: nn.Module) -> nn.Module:
+    """Return the embedding block (word, position and type tables with their norm)."""
+    return base_model(model).get_submodule("embeddings")

@@ -1,0 +1,60 @@
+"""`python -m compressor --help`: what can be typed, third-party methods included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compressor import assets, compose, registry
+from compressor.config import INITS, RUNTIMES
+
+USAGE = """\
+Compress a transformer encoder and compare the result with its teacher, measured on your task and machine.
+
+  python -m compressor method=distill student.layers=6           one run, one table
+  python -m compressor method=[distill,int8_dynamic] student.layers=6
+  python -m compressor -m 'method=[],distill' student.layers=3,6  every combination, one table at the end
+"""
+
+OPTIONS = f"""\
+Common options (all of them, with their values: python -m compressor --cfg job)
+  teacher=NAME | teacher=checkpoint teacher.checkpoint=HUB_ID_OR_FOLDER    teacher.train.epochs=N
+  task=NAME | task=glue/sst2 | task=hub task.dataset=ID | task=file task.train=FILE task.text=COLUMN task.label=COLUMN
+  task.unlabelled=imdb_sentences     transfer text for distillation    task.accept_licence=true
+  student.layers=N  student.hidden_size=N  student.intermediate_size=N  student.heads=N
+  student.init={"|".join(INITS)}|[1,3,5]
+  train.epochs=N  train.batch_size=N  train.learning_rate=X  train.precision=auto|fp32|bf16
+  bench.runtimes=[{",".join(RUNTIMES)}]  bench.threads=N  bench.baselines=[finetune]
+  seed=N  device=auto|cpu|cuda  hydra.run.dir=FOLDER
+Environment: COMPRESSOR_CACHE (default ~/.cache/compressor) holds fetched weights, teachers and checkpoints.
+Exit codes: 0 ok, 2 option, 3 incompatible, 4 data, 5 fetching, 6 training, 7 folder or disk, 8 plugin, 9 measuring,
+  10 missing extra, 130 interrupted (the same command goes on from the last checkpoint). Hydra's own help: --hydra-help
+"""
+
+
+def print_help() -> None:
+    """Print the usage and everything that is registered."""
+    print(USAGE)
+    methods = registry.load()
+    print("Methods")
+    for name, entry in sorted(methods.methods.items()):
+        origin = f"{entry.distribution} {entry.version}"
+        print(f"  {name:<16} {entry.summary}  [{origin}]")
+    for name, error in sorted(methods.broken.items()):
+        print(f"  {name:<16} BROKEN: {error.got}")
+    for group, title in (("teacher", "Teachers"), ("task", "Tasks"), ("experiment", "Experiments")):
+        print(f"\n{title}")
+        for name, summary in options(group):
+            print(f"  {name:<16} {summary}")
+    print(f"\nPackaged weights: {', '.join(assets.model_names())}; packaged data: {', '.join(assets.table_names())}\n")
+    print(OPTIONS)
+
+
+def options(group: str) -> list[tuple[str, str]]:
+    """Return the YAML choices of a group with the first comment line of each."""
+    root = compose.conf_folder() / group
+    found = []
+    for path in sorted(root.rglob("*.yaml")):
+        comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
+        summary = next((c[2:] for c in comments if not c.startswith("# @package")), "")
+        found.append((Path(path.relative_to(root)).with_suffix("").as_posix(), summary))
+    return found

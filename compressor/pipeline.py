@@ -1,0 +1,158 @@
+"""The chain: checked from capabilities before anything is spent, then folded over the artifact."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from compressor.artifact import Blueprint, CompressedModel, Form, Step
+from compressor.config import ChainStep, StudentConfig
+from compressor.context import Context, Plan
+from compressor.errors import ConfigError, Incompatible, PluginError
+from compressor.method import CompressionMethod
+from compressor.registry import RegisteredMethod, Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """One method of the chain, bound to its options and to what it was checked against."""
+
+    entry: RegisteredMethod
+    method: CompressionMethod[Any]
+    plan: Plan
+    source: Blueprint
+    result: Blueprint
+
+    @property
+    def name(self) -> str:
+        """The registered name."""
+        return self.entry.name
+
+
+def chain_name(chain: Sequence[ChainStep]) -> str:
+    """Return how tables call a chain; the empty one is the teacher itself."""
+    return "+".join(step.name for step in chain) or "teacher"
+
+
+def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry, *, unread_is_error: bool = True) -> list[Link]:
+    """Bind a chain and refuse what cannot work, from blueprints and capabilities alone.
+
+    Args:
+        chain: Names and options, first applied first.
+        plan: The run as the first link sees it; `plan.student` holds what the user set.
+        registry: The known methods.
+        unread_is_error: False in a multirun, where other cells may read what this chain does not.
+
+    Raises:
+        ConfigError: An unknown method, or student settings that no link reads.
+        Incompatible: A link cannot follow the one before it, or its own check refuses.
+    """
+    links: list[Link] = []
+    source = plan.teacher
+    for position, step in enumerate(chain):
+        entry = registry.get(step.name)
+        method = entry.method(step.config)
+        before = chain[position - 1].name if position else "the teacher"
+        _check_link(method, step.name, before, source, plan)
+        reads = method.capabilities.reads_student
+        if reads and position == 0 and not plan.student.chosen():
+            layers = plan.teacher.layers
+            raise Incompatible(
+                f"method={step.name} would start from the teacher itself and change nothing about its shape",
+                allowed="at least one of student.layers, hidden_size, intermediate_size, heads",
+                hint=f"method={step.name} student.layers={max(1, layers // 2)}",
+            )
+        method.check(source, plan)
+        result = method.outline(source, plan)
+        links.append(Link(entry=entry, method=method, plan=plan, source=source, result=result))
+        if reads:
+            plan = replace(plan, student=StudentConfig())
+        source = result
+    if plan.student.chosen() and unread_is_error:
+        options = " ".join(f"student.{k}={v}" for k, v in plan.student.chosen().items())
+        readers = sorted(n for n, e in registry.methods.items() if e.method.capabilities.reads_student)
+        raise ConfigError(
+            f"{options}: no method of the chain [{','.join(s.name for s in chain)}] reads it",
+            allowed=f"a chain with one of {', '.join(readers)}",
+            hint=f"method={readers[0]} {options}" if readers else "leave student.* out",
+        )
+    return links
+
+
+def _check_link(method: CompressionMethod[Any], name: str, before: str, source: Blueprint, plan: Plan) -> None:
+    wants = method.capabilities
+    if source.form is not wants.accepts:
+        raise Incompatible(
+            f"method '{name}' takes a model of form {wants.accepts}, and '{before}' leaves one of form {source.form}"
+            + ("" if source.form is Form.torch else ", which is final"),
+            hint=f"put '{name}' before '{before}'" if source.form is not Form.torch else f"leave '{name}' out",
+        )
+    if wants.needs_training and not source.trainable:
+        raise Incompatible(
+            f"method '{name}' trains, and '{before}' leaves a model that cannot be trained",
+            hint=f"put '{name}' before '{before}'",
+        )
+    if wants.tasks is not None and plan.task.type not in wants.tasks:
+        raise Incompatible(
+            f"method '{name}' does not take task type {plan.task.type}", allowed=", ".join(sorted(wants.tasks))
+        )
+    family = str(source.config.model_type)
+    if wants.families is not None and family not in wants.families:
+        raise Incompatible(f"method '{name}' does not take family {family}", allowed=", ".join(sorted(wants.families)))
+    if plan.device not in wants.devices:
+        raise Incompatible(f"method '{name}' does not run on {plan.device}", allowed=", ".join(sorted(wants.devices)))
+    if wants.needs_unlabelled_text and not plan.has_unlabelled:
+        raise Incompatible(f"method '{name}' needs transfer text", hint="task.unlabelled=imdb_sentences")
+
+
+def run(
+    links: Sequence[Link], teacher: CompressedModel, make_context: Callable[[int, Link], Context]
+) -> CompressedModel:
+    """Apply the links in order and stamp the lineage.
+
+    Args:
+        links: A checked chain.
+        teacher: The artifact to start from.
+        make_context: Lends the services for link number n.
+
+    Raises:
+        PluginError: A method returned something that its declaration does not allow.
+    """
+    artifact = teacher
+    for position, link in enumerate(links):
+        start = time.perf_counter()
+        result = link.method.compress(artifact, make_context(position, link))
+        _check_result(link, result)
+        step = Step(
+            method=link.name,
+            distribution=link.entry.distribution,
+            version=link.entry.version,
+            config=plain(link.method.config),
+            structure=result.structure,
+            notes=result.notes,
+            seconds=time.perf_counter() - start,
+        )
+        trainable = result.form is Form.torch and link.method.capabilities.leaves_trainable
+        artifact = replace(
+            result, lineage=(*artifact.lineage, step), structure=None, notes={}, trainable=trainable
+        )
+        if artifact.module is not None:
+            artifact.module.eval()
+    return artifact
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """Return a config dataclass as JSON values."""
+    return {k: getattr(v, "value", v) for k, v in asdict(config).items()}
+
+
+def _check_result(link: Link, result: object) -> None:
+    if not isinstance(result, CompressedModel):
+        raise PluginError(f"method '{link.name}' returned {type(result).__name__}, not a CompressedModel")
+    promised = link.method.capabilities.produces
+    if result.form is not promised:
+        raise PluginError(f"method '{link.name}' returned form {result.form} and declares {promised}")
+    if result.head != link.source.head:
+        raise PluginError(f"method '{link.name}' changed the labels from {link.source.head} to {result.head}")

@@ -1,0 +1,170 @@
+"""Save an artifact to a folder and load it back, in any process.
+
+A torch artifact is an ordinary Hugging Face folder (config, safetensors, tokenizer) plus `compressor.json`, which holds the
+lineage. Loading builds the skeleton from the saved, final config, lets each step with a recorded structure rebuild it, and
+loads the weights once. A compiled artifact is the folder its runtime reads.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor import commit
+from compressor.artifact import CompressedModel, Form, Head, Step
+from compressor.errors import ConfigError, PluginError, StoreError
+from compressor.method import CompressionMethod
+from compressor.registry import Registry
+from compressor.registry import load as load_registry
+from compressor.tasks import task_type
+from compressor.weights import load_weights, save_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEMA_VERSION = 1
+RECORD = "compressor.json"
+
+
+def save(artifact: CompressedModel, final: Path, registry: Registry | None = None) -> None:
+    """Write the artifact as a committed folder.
+
+    Raises:
+        StoreError: `final` is taken, or the disk is full; nothing half-written stays.
+    """
+    with commit.partial_folder(final) as folder:
+        write(artifact, folder, registry)
+
+
+def write(artifact: CompressedModel, folder: Path, registry: Registry | None = None) -> None:
+    """Write the artifact's files into an existing folder, without committing it."""
+    artifact.tokenizer.save_pretrained(folder)
+    config = copy.deepcopy(artifact.config)
+    owner = None
+    if artifact.form is Form.torch:
+        config.architectures = [type(artifact.model).__name__]
+        owner = _format_owner(artifact.lineage, registry)
+        if owner is None:
+            save_weights(artifact.model, folder)
+        else:
+            instantiate(artifact.lineage[owner], registry or load_registry()).save_weights(artifact.model, folder)
+    else:
+        assert artifact.folder is not None
+        shutil.copytree(artifact.folder, folder, dirs_exist_ok=True)
+    config.save_pretrained(folder)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "form": artifact.form.value,
+        "trainable": artifact.trainable,
+        "head": {"task_type": artifact.head.task_type, "label_names": list(artifact.head.label_names)},
+        "lineage": [asdict(step) for step in artifact.lineage],
+        "weights_of": owner,  # index of the step whose format the weights have; null for plain safetensors
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
+    """Read an artifact; a torch one comes in eval mode on the CPU.
+
+    Raises:
+        StoreError: The folder is damaged, not ours, or its weights do not fit.
+        PluginError: A step needs a plugin that is not installed.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    commit.verify(folder)
+    record = read_record(folder)
+    form = Form(record["form"])
+    head = Head(task_type=record["head"]["task_type"], label_names=tuple(record["head"]["label_names"]))
+    lineage = tuple(Step(**step) for step in record["lineage"])
+    artifact = CompressedModel(
+        form=form,
+        config=AutoConfig.from_pretrained(folder, local_files_only=True),
+        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        head=head,
+        folder=folder if form is not Form.torch else None,
+        trainable=record["trainable"],
+        lineage=lineage,
+    )
+    if form is Form.torch:
+        artifact = replace(artifact, module=_module(folder, record, artifact, registry))
+    return artifact
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read `compressor.json`.
+
+    Raises:
+        StoreError: It is missing, unreadable, or of another schema.
+    """
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}", hint="a folder written by python -m compressor") from error
+    if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+        found = record.get("schema_version") if isinstance(record, dict) else record
+        raise StoreError(f"{path} has schema {found!r:.40}", allowed=str(SCHEMA_VERSION))
+    return record
+
+
+def _module(folder: Path, record: Mapping[str, Any], artifact: CompressedModel, registry: Registry | None) -> nn.Module:
+    import transformers
+
+    auto = getattr(transformers, task_type(artifact.head.task_type).auto_class)
+    module: nn.Module = auto.from_config(artifact.config)
+    for step in artifact.lineage:
+        if step.structure is not None:
+            registry = registry or load_registry()
+            module = instantiate(step, registry).rebuild(module, step.structure)
+    if record["weights_of"] is None:
+        load_weights(module, folder)
+    else:
+        instantiate(artifact.lineage[record["weights_of"]], registry or load_registry()).load_weights(module, folder)
+    return module.eval()
+
+
+def _format_owner(lineage: tuple[Step, ...], registry: Registry | None) -> int | None:
+    """Return the index of the last step with a weights format of its own; None for plain safetensors."""
+    if not lineage:
+        return None
+    registry = registry or load_registry()
+    for index in reversed(range(len(lineage))):
+        method = registry.get(lineage[index].method).method
+        if method.save_weights is not CompressionMethod.save_weights:
+            return index
+    return None
+
+
+def instantiate(step: Step, registry: Registry) -> CompressionMethod[Any]:
+    """Build the method of a lineage step from its recorded options.
+
+    Raises:
+        PluginError: The plugin is missing or no longer knows the options; distribution and version are named.
+    """
+    try:
+        entry = registry.get(step.method)
+    except ConfigError as error:
+        raise PluginError(
+            f"this model was made by method '{step.method}' of {step.distribution} {step.version}, which is not installed",
+            hint=f"pip install '{step.distribution}=={step.version}'",
+        ) from error
+    try:
+        return entry.method(config_from(entry.method, step.config))
+    except TypeError as error:
+        raise PluginError(
+            f"method '{step.method}' {entry.version} does not know the options recorded by {step.version}: {error}",
+            hint=f"pip install '{step.distribution}=={step.version}'",
+        ) from error
+
+
+def config_from(method: type[CompressionMethod[Any]], values: Mapping[str, Any]) -> Any:
+    """Build a method's typed options from plain values."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(method.Config), dict(values)))
