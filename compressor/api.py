@@ -7,11 +7,12 @@ change, taking one away breaks somebody.
 from __future__ import annotations
 
 from compressor.artifact import Blueprint, CompressedModel, Form, Head, Step, parameter_count
+from compressor.capabilities import Capabilities
 from compressor.config import MethodConfig, StudentConfig, TrainConfig
 from compressor.context import Context, Plan
 from compressor.errors import CompressorError, ConfigError, DataError, Incompatible, MissingExtra, TrainingError
 from compressor.families import attention_projections, embeddings, encoder_layers, family
-from compressor.method import Capabilities, CompressionMethod
+from compressor.method import CompressionMethod
 from compressor.students import initial_layers, spread
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.losses import kl_to_teacher

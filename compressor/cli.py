@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor import __version__
 from compressor.errors import CompressorError
+
+if TYPE_CHECKING:
+    from compressor.registry import Registry
+    from compressor.report.screen import Screen
+    from compressor.results import RunResult
+    from compressor.workbench import Shared
 
 INTERRUPTED = 130
 
@@ -40,6 +46,7 @@ def _complain(error: CompressorError) -> None:
 
 
 def _hydra(arguments: list[str]) -> int:
+    """Let Hydra compose and call us once for each run; return the exit code."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import DictConfig
@@ -51,16 +58,78 @@ def _hydra(arguments: list[str]) -> int:
     for error in methods.broken.values():
         print(f"warning: {error}", file=sys.stderr)
     compose.register(methods)
-    outcome = {"code": 0}
+    try:
+        compose.check_overrides(arguments, methods)
+    except HydraException as error:
+        raise compose.explain(error) from error
+    session = Session(methods)
 
     def job(cfg: DictConfig) -> float | None:
-        code, objective = run_job(cfg, methods)
-        outcome["code"] = outcome["code"] or code
-        return objective
+        return session.run(cfg)
 
     entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(job)
     try:
         entry()
     except (HydraException, OmegaConfBaseException) as error:
         raise compose.explain(error) from error
-    return outcome["code"]
+    return session.finish()
+
+
+class Session:
+    """The runs of one command: one, or the cells of a multirun, which share what they can."""
+
+    def __init__(self, methods: Registry) -> None:
+        self.methods = methods
+        self.results: list[tuple[str, RunResult]] = []  # label and result of each cell
+        self.exit_code = 0
+        self.shared: Shared | None = None
+        self.screen: Screen | None = None
+        self.sweep_folder: Path | None = None
+
+    def run(self, cfg: Any) -> float | None:
+        """Run one cell and return its objective, the result's first metric on test."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from compressor import compose, engine
+        from compressor.machine import is_main_process
+        from compressor.quiet import quiet_libraries
+        from compressor.report.screen import Screen
+        from compressor.workbench import Shared
+
+        quiet_libraries()
+        hydra_config = HydraConfig.get()
+        overrides = tuple(hydra_config.overrides.task)
+        self.screen = self.screen or Screen(quiet=not is_main_process())
+        self.shared = self.shared or Shared()
+        folder = Path(hydra_config.runtime.output_dir)
+        if hydra_config.mode is not RunMode.MULTIRUN:
+            config = compose.to_run_config(cfg, overrides, self.methods)
+            request = engine.Request(config=config, overrides=overrides, folder=folder)
+            return objective(engine.run(request, self.methods, self.screen, self.shared))
+        number = int(hydra_config.job.num)
+        self.sweep_folder = folder.parent
+        self.screen.rule(f"cell {number}: {' '.join(overrides)}")
+        result, code = engine.run_cell(
+            lambda: compose.to_run_config(cfg, overrides, self.methods),
+            overrides,
+            folder,
+            self.methods,
+            self.screen,
+            self.shared,
+        )
+        self.exit_code = self.exit_code or code
+        self.results.append((f"{number}: {' '.join(overrides)}", result))
+        return objective(result)
+
+    def finish(self) -> int:
+        """Print the table over all cells of a multirun; return the exit code."""
+        if self.results and self.screen is not None and self.sweep_folder is not None:
+            self.screen.cells(self.results, self.sweep_folder)
+        return self.exit_code
+
+
+def objective(result: RunResult) -> float | None:
+    """Return the first metric of the last result candidate: the number that a sweeper may optimise."""
+    scored = [c for c in result.candidates if c.role in ("teacher", "result") and c.metrics]
+    return next(iter(scored[-1].metrics.values())).value if scored else None

@@ -16,10 +16,11 @@ from typing import Any
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from compressor.config import (
     BenchConfig,
@@ -88,6 +89,56 @@ class _PluginConf(SearchPathPlugin):
             search_path.append(provider=package, path=f"pkg://{package}/conf")
 
 
+def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
+    """Refuse unknown options and methods before Hydra composes, with the nearest names.
+
+    Raises:
+        ConfigError: An option does not exist.
+        PluginError: A method is installed but broken.
+    """
+    typed = [a for a in arguments if not a.startswith("-")]
+    known = option_names(registry)
+    for override in OverridesParser.create().parse_overrides(overrides=typed):
+        key = override.key_or_group.partition("@")[0]
+        if key == "method":
+            for name in _method_names(override):
+                registry.get(name)
+        elif key not in known and not key.startswith("hydra"):
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+            raise ConfigError(
+                f"option '{key}' does not exist",
+                allowed=", ".join(near) or "see python -m compressor --cfg job",
+                hint=f"{near[0]}=..." if near else "python -m compressor --help",
+            )
+
+
+def option_names(registry: Registry) -> list[str]:
+    """Return every option that can be typed, methods' own included."""
+    names = [group.name for group in conf_folder().iterdir() if group.is_dir()]
+    names += _dotted(OmegaConf.structured(RunSchema))
+    for name, entry in registry.methods.items():
+        names += _dotted(OmegaConf.structured(entry.method.Config), f"method.{name}.")
+    return sorted(set(names))
+
+
+def _dotted(node: DictConfig, prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for key in node:
+        child = node._get_node(key)
+        names.append(f"{prefix}{key}")
+        if isinstance(child, DictConfig) and not child._is_none():
+            names += _dotted(child, f"{prefix}{key}.")
+    return names
+
+
+def _method_names(override: Override) -> list[str]:
+    """Return every method that a `method=` override names, in sweeps too."""
+    value = override.value()
+    choices = value.list if isinstance(value, ChoiceSweep) else [value]
+    flat = [name for choice in choices for name in (choice if isinstance(choice, list) else [choice])]
+    return [str(name) for name in flat if name is not None]
+
+
 def chain_names(overrides: Sequence[str], composed: Sequence[str]) -> list[str]:
     """Return the chain as typed.
 
@@ -110,8 +161,6 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
     """
     try:
         run: Any = OmegaConf.to_object(cfg)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} is not set", hint=f"{error.full_key}=...") from error
     except (OmegaConfBaseException, TypeError, AttributeError) as error:
         raise explain(error) from error
     configs: dict[str, MethodConfig] = run.method
@@ -126,12 +175,12 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
     )
 
 
-def explain(error: BaseException, known: Sequence[str] = ()) -> ConfigError:
-    """Say what a Hydra or OmegaConf error means in this program's terms."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    message = lines[0] if lines else type(error).__name__
-    key = str(getattr(error, "full_key", "") or "")
-    wrong = key.rpartition(".")[2] or message.rpartition("Key '")[2].partition("'")[0]
-    near = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5) if wrong else []
-    allowed = ", ".join(near) if near else "; ".join(lines[1:6])
-    return ConfigError(message, allowed=allowed, hint="python -m compressor --help")
+def explain(error: BaseException) -> ConfigError:
+    """Say what a Hydra or OmegaConf error means, without its internals."""
+    noise = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=", "Set the environment")
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith(noise)]
+    cause = error.__cause__
+    if len(told) == 1 and cause is not None:
+        told += [line.strip() for line in str(cause).splitlines() if line and not line.strip().startswith(noise)]
+    return ConfigError(told[0] if told else type(error).__name__, allowed="; ".join(told[1:14]).replace(":;", ":"))

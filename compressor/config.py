@@ -79,6 +79,9 @@ class TeacherConfig:
     finetune: FineTune = FineTune.auto
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        _require(bool(self.checkpoint), "teacher.checkpoint", self.checkpoint, "a packaged name, a folder or a Hub id")
+
 
 @dataclass(slots=True, kw_only=True)
 class TaskConfig:
@@ -101,15 +104,25 @@ class TaskConfig:
     max_length: int = 128  # tokens; longer texts are cut
     unlabelled: str | None = None  # transfer text: a packaged name (imdb_sentences) or a file with the text column
     unlabelled_limit: int = 24000  # sentences taken from it
-    train_limit: int | None = None  # first examples of the training split, for a trial
+    train_limit: int | None = None  # a draw of the training split by content hash, for a trial
     accept_licence: bool = False  # needed once for data that is published for research only
 
     def __post_init__(self) -> None:
         _require(self.source in ("package", "hub", "file"), "task.source", self.source, "package, hub, file")
+        _require(self.source != "hub" or bool(self.dataset), "task.dataset", self.dataset, "the id of a Hub dataset")
+        _require(
+            self.source != "file" or self.train is not None,
+            "task.train",
+            self.train,
+            "a CSV, TSV, JSONL or Parquet file",
+        )
         _require(self.max_length >= 8, "task.max_length", self.max_length, "8 or more tokens")
         _require(self.unlabelled_limit >= 1, "task.unlabelled_limit", self.unlabelled_limit, "1 or more")
         _require(
-            self.train_limit is None or self.train_limit >= 1, "task.train_limit", self.train_limit, "1 or more, or null"
+            self.train_limit is None or self.train_limit >= 1,
+            "task.train_limit",
+            self.train_limit,
+            "1 or more, or null",
         )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.artifact import Blueprint, CompressedModel
+from compressor.capabilities import Capabilities
 from compressor.config import StudentConfig, TrainConfig
 from compressor.students import student_config
 from compressor.tasks.base import Batch, Task
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from compressor.method import Capabilities
-    from compressor.training.loop import FitResult
+    from compressor.training.state import FitResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,5 +148,3 @@ class Context(ABC):
     @abstractmethod
     def load_checkpoint(self, checkpoint: str) -> CompressedModel:
         """Load another encoder (packaged name, folder, Hub id) with a fresh head for this task."""
-
-

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from compressor.artifact import CompressedModel
 from compressor.assess import Entry, assess
 from compressor.config import RunConfig, StudentConfig
 from compressor.context import Plan
-from compressor.errors import CompressorError, ConfigError
+from compressor.errors import CompressorError
 from compressor.estimate import estimate_seconds
+from compressor.machine import Machine, set_up
 from compressor.pipeline import Link
 from compressor.registry import Registry
-from compressor.report.markdown import write_markdown
 from compressor.report.screen import Screen
-from compressor.results import RunResult
-from compressor.runfolder import RunFolder
-from compressor.tasks.base import Task
+from compressor.results import OK, RunResult
+from compressor.runfolder import RunFolder, Scratch
 from compressor.tasks.data import TaskData, load_task
 from compressor.teacher import Teacher
 from compressor.workbench import Shared, Workbench
@@ -47,14 +45,17 @@ class Request:
 def run(request: Request, registry: Registry, screen: Screen, shared: Shared | None = None) -> RunResult:
     """Compress, save, measure and report; the run folder appears when it is whole.
 
+    Under torchrun every process trains, and the first one alone saves, measures and reports; the others leave with
+    `SystemExit(0)` when nothing is left to train.
+
     Raises:
         CompressorError: Whatever is the user's to mend; no run folder is left.
     """
     start = time.perf_counter()
     config, shared = request.config, shared or Shared()
-    with RunFolder(request.folder, screen) as folder:
+    machine = set_up(config)
+    with RunFolder(request.folder) if machine.is_main else Scratch() as folder:
         folder.write_yaml("run.yaml", {"overrides": list(request.overrides), "config": plain_config(config)})
-        device, threads = _machine(config)
         _fetch(config, screen)
         task, data = load_task(config.task)
         plan = Plan(
@@ -62,50 +63,30 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
             task=task,
             student=config.student,
             train=config.train,
-            device=device,
+            device=machine.device,
             has_unlabelled=bool(data.unlabelled),
         )
         chains = _check(request, plan, registry)
-        screen.announce(config, plan, data, chains)
-        ready = teachers.prepare(
-            config.teacher, task, data, seed=config.seed, device=device, threads=threads, progress=screen.progress
-        )
+        screen.announce(config, plan.teacher, data, chains)
+        ready = teachers.prepare(config.teacher, task, data, machine, seed=config.seed, progress=screen.progress)
         screen.teacher(ready)
-        screen.estimate(estimate_seconds(ready.artifact, chains, data, config))
-        entries = [Entry(name="teacher", role="teacher", folder=ready.folder, artifact=ready.artifact, shared=True)]
+        screen.estimate(estimate_seconds(ready.artifact, task, chains, data, config))
+        entries = [Entry(name="teacher", role="teacher", folder=ready.folder, artifact=ready.artifact)]
         for name, links in chains.items():
-            artifact = _compress(links, ready, data, config, threads, folder, shared, screen)
+            artifact = _compress(links, ready, data, config, machine, folder, shared, screen)
             place = folder.path / "candidates" / name
             store.save(artifact, place, registry)
-            role = "result" if len(entries) == 1 and name not in config.baselines else "baseline"
+            role = "baseline" if name in config.baselines and name != pipeline.chain_name(config.chain) else "result"
             entries.append(Entry(name=name, role=role, folder=place, artifact=artifact))
-        result = assess(entries, task, data, config, folder.path, screen, run_key=run_key(config, registry))
+        if not machine.is_main:
+            raise SystemExit(0)
+        key = run_key(config, registry)
+        result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
         result = replace(result, seconds_total=time.perf_counter() - start)
-        folder.write_json("result.json", result.to_json())
-        write_markdown(result, folder.path / "report.md", overrides=request.overrides)
+        folder.write_result(result, request.overrides)
         folder.commit()
-    screen.result(result, folder.final)
+    screen.result(result, request.folder)
     return result
-
-
-def _machine(config: RunConfig) -> tuple[str, int]:
-    """Choose device and training threads and seed torch.
-
-    Raises:
-        ConfigError: CUDA was asked for and is not there, or more threads than this process may use.
-    """
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda: torch sees no CUDA device", hint="device=cpu")
-    if config.threads > cores:
-        raise ConfigError(f"threads={config.threads}: this process may use {cores} cores", allowed=f"0 to {cores}")
-    device = "cuda" if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()) else "cpu"
-    threads = config.threads or cores
-    torch.set_num_threads(threads)
-    torch.manual_seed(config.seed)
-    return device, threads
 
 
 def _fetch(config: RunConfig, screen: Screen) -> None:
@@ -118,6 +99,7 @@ def _fetch(config: RunConfig, screen: Screen) -> None:
     for name in tables:
         screen.source(name)
         assets.fetch_table(name, accept_licence=config.task.accept_licence, progress=screen.fetching)
+    screen.fetched()
 
 
 def _check(request: Request, plan: Plan, registry: Registry) -> dict[str, list[Link]]:
@@ -138,7 +120,7 @@ def _compress(
     ready: Teacher,
     data: TaskData,
     config: RunConfig,
-    threads: int,
+    machine: Machine,
     folder: RunFolder,
     shared: Shared,
     screen: Screen,
@@ -155,8 +137,8 @@ def _compress(
             teacher_key=ready.key,
             data=data,
             seed=config.seed,
-            threads=threads,
-            workspace=folder.workspace(f"{len(links)}-{position}-{link.name}"),
+            threads=machine.threads,
+            workspace=folder.workspace(),
             shared=shared,
             progress=screen.progress,
         )
@@ -185,6 +167,46 @@ def run_key(config: RunConfig, registry: Registry) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def failed_result(request: Request, registry: Registry, error: CompressorError) -> RunResult:
-    """Record a cell that could not be run, so that a multirun loses nothing."""
-    raise error
+def run_cell(
+    compose: Callable[[], RunConfig],
+    overrides: Sequence[str],
+    folder: Path,
+    registry: Registry,
+    screen: Screen,
+    shared: Shared,
+) -> tuple[RunResult, int]:
+    """Run one cell of a multirun; a failure is recorded in its folder and returned, so that the next cell runs.
+
+    A cell whose run key a finished sibling has is not run again but recorded as its duplicate.
+
+    Returns:
+        The result, whatever its status, and the exit code it stands for.
+    """
+    start = time.perf_counter()
+    key = ""
+    try:
+        config = compose()
+        key = run_key(config, registry)
+        if (twin := _finished_twin(folder, key)) is not None:
+            status, code = f"skipped(duplicate of {twin})", 0
+        else:
+            request = Request(config=config, overrides=tuple(overrides), folder=folder, in_multirun=True)
+            return run(request, registry, screen, shared), 0
+    except CompressorError as error:
+        screen.failure(error)
+        status, code = f"failed({type(error).__name__}: {error.got})", error.exit_code
+    result = RunResult(status=status, run_key=key, task="", seed=0, seconds_total=time.perf_counter() - start)
+    with RunFolder(folder) as place:
+        place.write_yaml("run.yaml", {"overrides": list(overrides)})
+        place.write_result(result, overrides)
+        place.commit()
+    return result, code
+
+
+def _finished_twin(folder: Path, key: str) -> str | None:
+    """Return the name of a sibling run folder with this run key."""
+    for path in sorted(folder.parent.glob("*/result.json")):
+        result = RunResult.from_json(commit.read_json(path))
+        if result.run_key == key and result.status == OK:
+            return path.parent.name
+    return None

@@ -51,9 +51,7 @@ def layers_path(config: PretrainedConfig) -> str:
     """
     name = family(config)
     if name not in _LAYOUT:
-        raise Incompatible(
-            f"encoder family '{name}' has no known list of layers", allowed=", ".join(sorted(_LAYOUT))
-        )
+        raise Incompatible(f"encoder family '{name}' has no known list of layers", allowed=", ".join(sorted(_LAYOUT)))
     return _LAYOUT[name][0]
 
 

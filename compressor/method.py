@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-from compressor.artifact import Blueprint, CompressedModel, Form
+from compressor.artifact import Blueprint, CompressedModel
+from compressor.capabilities import Capabilities
 from compressor.config import MethodConfig
 from compressor.context import Context, Plan
 
@@ -16,27 +16,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What a method needs, takes and leaves; the engine reads it before anything is spent.
-
-    `signals` names the kinds of teacher output it may ask for in `Context.fit`: logits, hidden, attention, qkv.
-    `tasks` and `families` are None when any will do.
-    """
-
-    needs_training: bool = False
-    needs_calibration: bool = False
-    needs_unlabelled_text: bool = False
-    reads_student: bool = False
-    accepts: Form = Form.torch
-    produces: Form = Form.torch
-    leaves_trainable: bool = True
-    signals: frozenset[str] = frozenset()
-    tasks: frozenset[str] | None = None
-    families: frozenset[str] | None = None
-    devices: frozenset[str] = frozenset({"cpu", "cuda"})
 
 
 class CompressionMethod(ABC, Generic[ConfigT]):

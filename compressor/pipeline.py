@@ -135,9 +135,7 @@ def run(
             seconds=time.perf_counter() - start,
         )
         trainable = result.form is Form.torch and link.method.capabilities.leaves_trainable
-        artifact = replace(
-            result, lineage=(*artifact.lineage, step), structure=None, notes={}, trainable=trainable
-        )
+        artifact = replace(result, lineage=(*artifact.lineage, step), structure=None, notes={}, trainable=trainable)
         if artifact.module is not None:
             artifact.module.eval()
     return artifact

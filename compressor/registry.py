@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from compressor.capabilities import Capabilities
 from compressor.config import MethodConfig
 from compressor.errors import ConfigError, PluginError
-from compressor.method import Capabilities, CompressionMethod
+from compressor.method import CompressionMethod
 
 GROUP = "compressor.methods"
 

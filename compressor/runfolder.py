@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -12,18 +14,18 @@ import yaml
 
 from compressor import commit
 from compressor.errors import StoreError
+from compressor.report.markdown import write_markdown
 
 if TYPE_CHECKING:
-    from compressor.report.screen import Screen
+    from compressor.results import RunResult
 
 
 class RunFolder:
     """Context manager of one run's folder; leaving it without `commit` removes every trace."""
 
-    def __init__(self, final: Path, screen: Screen) -> None:
+    def __init__(self, final: Path) -> None:
         self.final = final
-        self.path = final
-        self._screen = screen
+        self.path = final  # of the partial folder, once entered
         self._committed = False
         self._log: logging.Handler | None = None
 
@@ -31,7 +33,8 @@ class RunFolder:
         if self.final.is_dir() and any(self.final.iterdir()):
             what = "a finished run" if commit.is_complete(self.final) else "files"
             raise StoreError(
-                f"hydra.run.dir={self.final} already holds {what}", hint="another hydra.run.dir, or move the folder away"
+                f"hydra.run.dir={self.final} already holds {what}",
+                hint="another hydra.run.dir, or move the folder away",
             )
         self.final.parent.mkdir(parents=True, exist_ok=True)
         commit.sweep_leftovers(self.final.parent)
@@ -50,20 +53,21 @@ class RunFolder:
             if self.final.is_dir() and not any(self.final.iterdir()):
                 self.final.rmdir()  # Hydra made it
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Write one JSON file of the run."""
-        commit.write_json_atomic(self.path / name, value)
-
     def write_yaml(self, name: str, value: Any) -> None:
         """Write one YAML file of the run."""
         with commit.disk_errors(self.path / name):
             (self.path / name).write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
 
-    def workspace(self, name: str) -> Path:
+    def write_result(self, result: RunResult, overrides: Sequence[str]) -> None:
+        """Write `result.json`, and `report.md` made from it."""
+        commit.write_json_atomic(self.path / "result.json", result.to_json())
+        write_markdown(result, self.path / "report.md", overrides=overrides)
+
+    def workspace(self) -> Path:
         """Return an empty folder that is gone before the run folder is committed."""
-        place = self.path / "workspace" / name
-        place.mkdir(parents=True)
-        return place
+        places = self.path / "workspace"
+        places.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=places))
 
     def commit(self) -> None:
         """Drop the workspaces, write the manifest and rename."""
@@ -77,3 +81,16 @@ class RunFolder:
             logging.getLogger("compressor").removeHandler(self._log)
             self._log.close()
             self._log = None
+
+
+class Scratch(RunFolder):
+    """A run folder that is always thrown away: what the helper processes of a distributed run write into."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(tempfile.mkdtemp(prefix="compressor-")) / "run")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        shutil.rmtree(self.final.parent, ignore_errors=True)

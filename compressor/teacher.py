@@ -19,8 +19,10 @@ from compressor import __version__, assets, commit, store
 from compressor.artifact import Blueprint, CompressedModel, Form
 from compressor.config import FineTune, TeacherConfig
 from compressor.errors import AssetError, ConfigError, Incompatible, TrainingError
+from compressor.machine import Machine
 from compressor.tasks.base import Example, Task
 from compressor.tasks.data import TaskData
+from compressor.training.session import evaluate_examples, train_on_labels
 
 if TYPE_CHECKING:
     from torch import nn
@@ -182,7 +184,7 @@ def _reorder_head(module: nn.Module, order: Sequence[int]) -> None:
 
 
 def prepare(
-    config: TeacherConfig, task: Task, data: TaskData, *, seed: int, device: str, threads: int, progress: Progress
+    config: TeacherConfig, task: Task, data: TaskData, machine: Machine, *, seed: int, progress: Progress
 ) -> Teacher:
     """Return a teacher that is trained for the task, from the cache where it has been made before.
 
@@ -200,28 +202,26 @@ def prepare(
             f"teacher.checkpoint={config.checkpoint} has no head trained for task '{task.name}'",
             hint="teacher.finetune=auto",
         )
-    key = _key(config, artifact, task, data, trained, seed, device, threads)
+    key = _key(config, artifact, task, data, machine, trained=trained, seed=seed)
     folder = assets.cache_root() / "teachers" / key
     if commit.is_complete(folder):
         record = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
         cached = replace(store.load(folder), lineage=())
         return Teacher(artifact=cached, folder=folder, key=key, from_cache=True, **record)
-    seconds, notes = 0.0, {}
+    seconds, notes = 0.0, dict[str, Any]()
     if not trained:
-        from compressor.training.session import train_on_labels
-
         result = train_on_labels(
             artifact,
             task,
             data,
             config.train,
             seed=seed,
-            device=device,
+            device=machine.device,
             checkpoints=assets.cache_root() / "stages" / f"teacher-{key}",
             progress=progress,
         )
-        seconds, notes = result.seconds, dict(result.notes)
-    validation = _validate(artifact.model, artifact.tokenizer, task, data, device)
+        seconds, notes = result.seconds, result.summary()
+    validation = _validate(artifact.model, artifact.tokenizer, task, data, machine.device)
     record = {"seconds": seconds, "validation": dict(validation), "notes": notes}
     with commit.partial_folder(folder, keep_existing=True) as partial:
         store.write(artifact, partial)
@@ -233,8 +233,6 @@ def _validate(
     model: nn.Module, tokenizer: PreTrainedTokenizerBase, task: Task, data: TaskData, device: str
 ) -> Mapping[str, float]:
     """Score the teacher on validation and refuse one that knows no more than the majority class."""
-    from compressor.training.session import evaluate_examples
-
     predictions, scores = evaluate_examples(model, task, tokenizer, data.validation, device=device)
     metric = task.metrics[0]
     floor = task.chance(data.train, data.validation)
@@ -266,10 +264,10 @@ def _key(
     artifact: CompressedModel,
     task: Task,
     data: TaskData,
+    machine: Machine,
+    *,
     trained: bool,
     seed: int,
-    device: str,
-    threads: int,
 ) -> str:
     settings = None if trained else {k: str(v) for k, v in asdict(config.train).items()}
     text = json.dumps(
@@ -277,13 +275,15 @@ def _key(
             "version": __version__,
             "weights": weights_hash(artifact.model, skip=set() if trained else _head_parameters(artifact.model)),
             "config": artifact.config.to_json_string(),
-            "vocabulary": hashlib.sha256(json.dumps(artifact.tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest(),
+            "vocabulary": hashlib.sha256(
+                json.dumps(artifact.tokenizer.get_vocab(), sort_keys=True).encode()
+            ).hexdigest(),
             "data": data.fingerprint,
             "task": [task.type, task.config.max_length, list(task.label_names)],
             "train": settings,
             "seed": None if trained else seed,
-            "device": device,
-            "threads": threads,
+            "device": machine.device,
+            "threads": machine.threads,
         },
         sort_keys=True,
     )

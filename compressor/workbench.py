@@ -24,9 +24,10 @@ from compressor.tasks.data import TaskData
 from compressor.teacher import load_pretrained
 from compressor.training.batching import EncodedSplit, encode_split
 from compressor.training.evaluate import evaluate
-from compressor.training.loop import FitResult, fit
+from compressor.training.loop import fit
 from compressor.training.progress import Progress
 from compressor.training.signals import FitHook, Loss, TeacherSignals
+from compressor.training.state import FitResult
 from compressor.training.teacher_cache import TeacherOutputs
 
 if TYPE_CHECKING:
@@ -128,35 +129,33 @@ class Workbench(Context):
         return fit(
             model,
             loss,
-            task=self.task,
-            tokenizer=tokenizer,
             train=split,
             validation=self._shared.split("validation", self.task, self._data, tokenizer, unlabelled=False),
             settings=settings,
             seed=self.seed,
+            stage=stage,
             device=self.device,
             teacher=self._teacher_outputs(split, signals, tokenizer, settings) if signals else None,
-            signals=signals,
             student_signals=student_signals,
-            extra_modules=extra_modules or {},
+            extra_modules=extra_modules,
             parameter_groups=parameter_groups,
             hooks=hooks,
             checkpoints=assets.cache_root() / "stages" / self._stage_key(stage, settings, unlabelled),
             progress=self._progress,
-            label=f"{self.link.name}: {stage}" if stage != "train" else self.link.name,
+            label=self.link.name if stage == "train" else f"{self.link.name} {stage}",
+            logger=self.logger,
         )
 
     def _teacher_outputs(
         self, split: EncodedSplit, signals: TeacherSignals, tokenizer: PreTrainedTokenizerBase, settings: TrainConfig
     ) -> TeacherOutputs:
         """Compute the teacher's outputs once for each wish; only the last wish is kept in memory."""
-        wish = f"{self._teacher_key} {signals} {id(split)} {settings.cache_gb} {settings.precision}"
+        wish = f"{self._teacher_key} {id(split)} {signals} {settings.cache_gb} {settings.precision}"
         if wish not in self._shared.teacher_outputs:
             self._shared.teacher_outputs.clear()
             self._shared.teacher_outputs[wish] = TeacherOutputs(
                 self.teacher.model,
                 self.teacher.tokenizer,
-                task=self.task,
                 split=split,
                 student_tokenizer=tokenizer,
                 signals=signals,
@@ -211,7 +210,7 @@ class Workbench(Context):
     def evaluate(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, float]:
         """See `Context.evaluate`."""
         split = self._shared.split("validation", self.task, self._data, tokenizer, unlabelled=False)
-        return evaluate(model, self.task, split, device=self.device).scores
+        return evaluate(model, split, device=self.device).scores
 
     def export_onnx(self, source: CompressedModel) -> Path:
         """See `Context.export_onnx`."""

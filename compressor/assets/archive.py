@@ -19,7 +19,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 def copy_member(archive: Path, member: Member, target: Path) -> None:
     """Write one member to `target`, and refuse it unless size and sha256 are the pinned ones."""
-    with open(target, "wb") as sink, _open_member(archive, member) as stream:
+    with target.open("wb") as sink, _open_member(archive, member) as stream:
         _copy_checked(stream, sink, member, archive)
 
 
@@ -41,6 +41,17 @@ def require_hash(what: str, got: str, pinned: str) -> None:
         )
 
 
+def require_size(what: str, got: int, pinned: int) -> None:
+    """Raise an `AssetError` unless the sizes are equal; a read stops one byte past the pinned."""
+    if got != pinned:
+        more = "more than " if got > pinned else ""
+        raise AssetError(
+            f"{what} has {more}{min(got, pinned):,} bytes",
+            allowed=f"the pinned {pinned:,} bytes",
+            hint="fetch again; if it happens twice the published file was changed: do not use it",
+        )
+
+
 def _copy_checked(stream: IO[bytes], sink: IO[bytes], member: Member, archive: Path) -> None:
     digest = hashlib.sha256()
     size = 0
@@ -49,9 +60,9 @@ def _copy_checked(stream: IO[bytes], sink: IO[bytes], member: Member, archive: P
         digest.update(chunk)
         sink.write(chunk)
         size += len(chunk)
-    require_hash(
-        f"{member.label} in {archive.name} ({size:,} bytes)", digest.hexdigest(), member.sha256
-    )
+    label = f"{member.label} in {archive.name}"
+    require_size(label, size, member.size_bytes)
+    require_hash(label, digest.hexdigest(), member.sha256)
 
 
 @contextmanager

@@ -40,6 +40,7 @@ def _default_root() -> Path:
 
 
 def assets_folder() -> Path:
+    """Return where the converted assets lie, one folder each."""
     return cache_root() / "assets"
 
 
@@ -98,7 +99,7 @@ def _locked(final: Path) -> Iterator[None]:
     path = cache_root() / "locks" / f"{final.parent.name}-{final.name}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = open(path, "ab")  # noqa: SIM115 - closed below, which also unlocks
+        stream = path.open("ab")  # noqa: SIM115 - closed below, which also unlocks
     except OSError as error:
         raise StoreError(
             f"cannot write to the cache {cache_root()}: {error.strerror}",

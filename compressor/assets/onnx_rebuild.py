@@ -25,7 +25,7 @@ PROBES: Final = (
     "A gorgeous, witty, seductive movie.",
     "It's so laddish and juvenile, only teenage boys could possibly find it funny.",
     "Terrible.",
-    "The café's 2nd branch opened on 14 July; nobody came.",
+    "The caf\u00e9's 2nd branch opened on 14 July; nobody came.",
     "A man with a hard hat is dancing.",
     "...",
 )
@@ -45,13 +45,10 @@ def bert_tensors(onnx_path: Path, *, prefix: str = "") -> Tensors:
         raise MissingExtra.of("onnx", "onnx") from error
     graph = onnx.load(str(onnx_path)).graph
     arrays: dict[str, Any] = {
-        tensor.name.removeprefix(prefix): numpy_helper.to_array(tensor)
-        for tensor in graph.initializer
+        tensor.name.removeprefix(prefix): numpy_helper.to_array(tensor) for tensor in graph.initializer
     }
     tensors: Tensors = {
-        name: array
-        for name, array in arrays.items()
-        if name.startswith(_NAMED) and not name.endswith("position_ids")
+        name: array for name, array in arrays.items() if name.startswith(_NAMED) and not name.endswith("position_ids")
     }
     consumers = _consumers(graph, prefix)
     for node in graph.node:
@@ -98,15 +95,14 @@ def require_same_output(folder: Path, onnx_path: Path) -> None:
         import onnxruntime
     except ImportError:
         return
+    import numpy as np
     import torch
     from safetensors.torch import load_file
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(onnx_path), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: torch.nn.Module = BertModel(BertConfig.from_pretrained(folder))
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
@@ -116,12 +112,13 @@ def require_same_output(folder: Path, onnx_path: Path) -> None:
         ours = model(**batch).last_hidden_state.numpy()
     names = [value.name for value in session.get_inputs()]
     hidden = [value.name for value in session.get_outputs() if len(value.shape) == 3][:1]
-    worst = 0.0
+    differences = []
     for row in range(len(PROBES)):  # the graphs were traced with one sentence, padding included
         feed = {name: batch[name][row : row + 1].numpy() for name in names}
         theirs = session.run(hidden, feed)[0][0]
-        worst = max(worst, float(abs(theirs - ours[row]).max()))
-    if not worst <= MAX_DIFFERENCE:  # also true of NaN
+        differences.append(abs(theirs - ours[row]).max())
+    worst = float(np.max(differences))  # unlike max() it does not lose a NaN
+    if not worst <= MAX_DIFFERENCE:  # so written that NaN is refused
         raise AssetError(
             f"the rebuilt {folder.name} differs from its ONNX original by {worst:.3g}",
             allowed=f"at most {MAX_DIFFERENCE:g} in the last hidden state",

@@ -243,15 +243,9 @@ STSB_PACKAGE: Final = Package(
     size_bytes=416_023,
     sha256="78d4a7e3544aa1c744320286dedec8fb7bf81cca0bbea473972bac943e359e78",
     members={
-        "train": _sts(
-            "train", 901_177, "0f71910b59aa1ad973c5897f0791f3b0965a92b8f82b1a95f3eea9f4162fda82"
-        ),
-        "validation": _sts(
-            "dev", 255_680, "5d7e944d8b02734b07bfdb5df67db3420c64bed153fcaa1ba47ad03480cf4234"
-        ),
-        "test": _sts(
-            "test", 282_419, "affe45928a66ee5a708531233c95b7dacbbdc57f974f002a3d32ea0180cf816a"
-        ),
+        "train": _sts("train", 901_177, "0f71910b59aa1ad973c5897f0791f3b0965a92b8f82b1a95f3eea9f4162fda82"),
+        "validation": _sts("dev", 255_680, "5d7e944d8b02734b07bfdb5df67db3420c64bed153fcaa1ba47ad03480cf4234"),
+        "test": _sts("test", 282_419, "affe45928a66ee5a708531233c95b7dacbbdc57f974f002a3d32ea0180cf816a"),
     },
     keep=True,
 )
@@ -269,14 +263,8 @@ CONLL_PACKAGE: Final = Package(
     size_bytes=26_858_929,
     sha256="5a4526e81dc309d37e8b81e26986faf63987f8c7de9716b62bc51ce5f0190e6d",
     members={
-        "train": _conll(
-            "train", 3_283_420, "213953b5522fb7924802d883e50f027b2c6ffb5d4d0e63368ed82909f9b60423"
-        ),
-        "validation": _conll(
-            "valid", 827_443, "c02eb19809eafb83998326a0481942eb37d96f31826ae387cfe8773699969f5b"
-        ),
-        "test": _conll(
-            "test", 748_095, "dc4ac7f3d6d01a6bec59261814561da3b287b6b493b97d1f69c580b52ec1831b"
-        ),
+        "train": _conll("train", 3_283_420, "213953b5522fb7924802d883e50f027b2c6ffb5d4d0e63368ed82909f9b60423"),
+        "validation": _conll("valid", 827_443, "c02eb19809eafb83998326a0481942eb37d96f31826ae387cfe8773699969f5b"),
+        "test": _conll("test", 748_095, "dc4ac7f3d6d01a6bec59261814561da3b287b6b493b97d1f69c580b52ec1831b"),
     },
 )

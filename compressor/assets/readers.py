@@ -49,9 +49,7 @@ class Tagged(NamedTuple):
 def reviews(data: bytes, source: str) -> list[Review]:
     """Return the reviews of one `source` of the combined file, in its order."""
     rows = csv.DictReader(io.StringIO(data.decode("utf-8"), newline=""))
-    return [
-        Review(row["text"].strip(), int(row["label"])) for row in rows if row["source"] == source
-    ]
+    return [Review(row["text"].strip(), int(row["label"])) for row in rows if row["source"] == source]
 
 
 def without_line_breaks(rows: Iterable[Review]) -> list[Review]:

@@ -101,8 +101,7 @@ ROTTEN_TOMATOES: Final = Asset(
     packages=(pins.REVIEWS_PACKAGE, pins.VADER_PACKAGE),
     source="the 8,530 sentences of the public train split, split by content hash; "
     "extra test split `vader` from the movie snippets of Hutto and Gilbert (2014)",
-    licence="MIT as published by the packages; for the sentences themselves no formal licence, "
-    "used in research",
+    licence="MIT as published by the packages; for the sentences themselves no formal licence, used in research",
     note="labels of `vader` are the sign of a mean of 20 raters, about 3 % differ from the others",
     fallback="task.source=hub task.dataset=cornell-movie-review-data/rotten_tomatoes",
     recipe=1,

@@ -23,7 +23,7 @@ from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from urllib.response import addinfourl
 
-from compressor.assets.archive import require_hash
+from compressor.assets.archive import require_hash, require_size
 from compressor.assets.cache import ProgressFn
 from compressor.assets.packages import Package
 from compressor.assets.wheel import offline, pip_env, python_with_pip, vanished
@@ -37,9 +37,7 @@ _ACCEPT: Final = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 _DEFAULT_INDEX: Final = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"
 
 
-def download_sdist(
-    package: Package, target: Path, *, fallback: str, progress: ProgressFn | None
-) -> None:
+def download_sdist(package: Package, target: Path, *, fallback: str, progress: ProgressFn | None) -> None:
     """Put the source archive of `package` at `target`, its sha256 compared with the pinned one."""
     config = _pip_config()
     opener = _Opener(config)
@@ -53,6 +51,7 @@ def download_sdist(
         if isinstance(getattr(error, "reason", None), ssl.SSLError):
             raise _untrusted(package, error) from error
         raise offline(package, fallback) from error
+    require_size(package.filename, len(data), package.size_bytes)
     require_hash(package.filename, hashlib.sha256(data).hexdigest(), package.sha256)
     with disk_errors(target, package.size_bytes):
         target.write_bytes(data)
@@ -62,7 +61,7 @@ def _pip_config() -> dict[str, str]:
     """Return what pip would use for `pip download`: files first, then the environment."""
     command = [*python_with_pip(), "-m", "pip", "config", "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=pip_env())
-    ranks = {"global": 0, "install": -1, "download": 1, ":env:": 2}
+    ranks = {"global": 0, "download": 1, ":env:": 2}
     found: dict[str, tuple[int, str]] = {}
     for line in done.stdout.splitlines():
         name, _, value = line.partition("=")
@@ -142,9 +141,7 @@ class _Opener:
     """Opens addresses with the user's certificate bundle, proxy and credentials."""
 
     def __init__(self, config: dict[str, str]) -> None:
-        handlers: list[urllib.request.BaseHandler] = [
-            urllib.request.HTTPSHandler(context=_tls(config.get("cert")))
-        ]
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=_tls(config.get("cert")))]
         if proxy := config.get("proxy"):
             handlers.append(urllib.request.ProxyHandler({"http": proxy, "https": proxy}))
         self._opener = urllib.request.build_opener(*handlers)
@@ -157,17 +154,13 @@ class _Opener:
             body = answer.read(_LISTING_LIMIT_BYTES)
             base, kind = answer.url, answer.headers.get("Content-Type", "")
         if "json" in kind:
-            return {
-                file["filename"]: urljoin(base, file["url"]) for file in json.loads(body)["files"]
-            }
+            return {file["filename"]: urljoin(base, file["url"]) for file in json.loads(body)["files"]}
         parser = _Links()
         parser.feed(body.decode("utf-8", errors="replace"))
         addresses = (urljoin(parser.base or base, link) for link in parser.found)
         return {unquote(urlsplit(link).path.rpartition("/")[2]): link for link in addresses}
 
-    def read(
-        self, address: str, size_bytes: int, package: Package, progress: ProgressFn | None
-    ) -> bytes:
+    def read(self, address: str, size_bytes: int, package: Package, progress: ProgressFn | None) -> bytes:
         """Return the file's bytes, at most one more than pinned (the hash then says no)."""
         data = bytearray()
         with self._open(address) as answer:
@@ -208,9 +201,16 @@ class _Links(HTMLParser):
 
 
 def _tls(configured: str | None) -> ssl.SSLContext:
-    bundle = configured or os.environ.get("SSL_CERT_FILE") or os.environ.get("REQUESTS_CA_BUNDLE")
-    if not bundle:
-        return ssl.create_default_context()
-    if Path(bundle).is_dir():
-        return ssl.create_default_context(capath=bundle)
-    return ssl.create_default_context(cafile=bundle)
+    """Trust what the system trusts and, as pip does, the bundle that the user names."""
+    context = ssl.create_default_context()
+    for bundle in filter(None, (configured, os.environ.get("REQUESTS_CA_BUNDLE"))):
+        folder = Path(bundle).is_dir()
+        try:
+            context.load_verify_locations(cafile=None if folder else bundle, capath=bundle if folder else None)
+        except OSError as error:  # ssl.SSLError too, for a file without certificates
+            raise AssetError(
+                f"the certificate bundle {bundle} cannot be read: {error}",
+                allowed="a file of PEM certificates",
+                hint="PIP_CERT=<your certificate bundle>",
+            ) from error
+    return context

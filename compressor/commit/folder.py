@@ -29,9 +29,7 @@ from compressor.errors import StoreError
 
 
 @contextmanager
-def partial_folder(
-    final: Path, *, keep_existing: bool = False, needed_bytes: int | None = None
-) -> Iterator[Path]:
+def partial_folder(final: Path, *, keep_existing: bool = False, needed_bytes: int | None = None) -> Iterator[Path]:
     """Lend a folder to write into; it becomes `final` when the body ends without an exception.
 
     Args:
@@ -49,9 +47,7 @@ def partial_folder(
         raise
 
 
-def open_partial(
-    final: Path, *, keep_existing: bool = False, needed_bytes: int | None = None
-) -> Path:
+def open_partial(final: Path, *, keep_existing: bool = False, needed_bytes: int | None = None) -> Path:
     """Create the partial folder for `final`; end it with `commit` or `discard`."""
     if not keep_existing:
         _refuse_taken(final)
@@ -80,10 +76,7 @@ def commit(partial: Path, final: Path, *, keep_existing: bool = False) -> None:
         with disk_errors(path, path.stat().st_size):
             fsync(path)
     failpoint("commit.after_fsync")
-    entries = {
-        name: {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        for name, path in files.items()
-    }
+    entries = {name: {"size": path.stat().st_size, "sha256": sha256_file(path)} for name, path in files.items()}
     failpoint("commit.before_manifest")
     write_json_atomic(partial / MANIFEST, {"schema_version": SCHEMA_VERSION, "files": entries})
     failpoint("commit.after_manifest")
@@ -121,7 +114,7 @@ def sweep_leftovers(parent: Path) -> list[Path]:
 
 def _rename(partial: Path, final: Path, *, keep_existing: bool) -> None:
     try:
-        os.rename(partial, final)
+        partial.rename(final)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise

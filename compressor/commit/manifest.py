@@ -39,9 +39,7 @@ def is_complete(folder: Path, *, deep: bool = True) -> bool:
     return True
 
 
-def _verify_file(
-    folder: Path, name: str, path: Path | None, entry: dict[str, Any], *, deep: bool
-) -> None:
+def _verify_file(folder: Path, name: str, path: Path | None, entry: dict[str, Any], *, deep: bool) -> None:
     if path is None:
         raise _damaged(folder, f"{name} is missing")
     size = path.stat().st_size
@@ -82,6 +80,7 @@ def _damaged(folder: Path, what: str) -> StoreError:
 
 
 def regular_files(folder: Path) -> dict[str, Path]:
+    """Return every file below, by its relative name; a link or a device is a `StoreError`."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):

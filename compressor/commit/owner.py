@@ -73,7 +73,7 @@ def _host() -> str:
     """Name the machine and the pid namespace: containers share the one but not the other."""
     namespace = ""
     with suppress(OSError):
-        namespace = os.readlink("/proc/self/ns/pid")
+        namespace = str(Path("/proc/self/ns/pid").readlink())
     return _short(socket.gethostname() + namespace)
 
 

@@ -26,9 +26,9 @@ def get_runtime(name: str) -> Runtime:
     return RUNTIMES[name]
 
 
-def canonical_runtime(form: Form) -> Runtime:
+def runtime_for(form: Form) -> Runtime:
     """Return the runtime that executes the saved artifact without any conversion."""
     return RUNTIMES[_CANONICAL[form]]
 
 
-__all__ = ["RUNTIMES", "ModelOpener", "Runtime", "Session", "canonical_runtime", "get_runtime"]
+__all__ = ["RUNTIMES", "ModelOpener", "Runtime", "Session", "runtime_for", "get_runtime"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.errors import MeasureError, MissingExtra
+from compressor.errors import MeasureError
 from compressor.runtimes.torch_eager import forward_names
 
 if TYPE_CHECKING:
@@ -36,18 +36,12 @@ def export_onnx(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pa
     `logits`. The model's mode is left as it was.
 
     Raises:
-        MissingExtra: onnx or its exporter is not installed.
         MeasureError: The export failed, or its logits differ from torch's by more than 1e-4.
     """
+    import onnx
     import torch
 
     from compressor.artifact import parameter_count
-
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - the exporter needs it
-    except ImportError as error:
-        raise MissingExtra.of(str(error.name or "onnx"), "onnx") from error
 
     names = [n for n in tokenizer.model_input_names if n in forward_names(model)]
     path = folder / FILE

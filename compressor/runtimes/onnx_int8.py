@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.errors import MeasureError, MissingExtra
+from compressor.errors import MeasureError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
@@ -41,14 +41,10 @@ def quantize_dynamic_int8(onnx_path: Path, out_path: Path, *, embeddings: bool =
         embeddings: Quantise the embedding tables too (smaller file, same speed, one scale a table).
 
     Raises:
-        MissingExtra: onnxruntime or onnx is not installed.
         MeasureError: Nothing was quantised, float32 copies were left behind, or the file did not shrink.
     """
-    try:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise MissingExtra.of(str(error.name or "onnxruntime"), "onnx") from error
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
     source = onnx.load(str(onnx_path))
     eligible = _eligible(source.graph)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.artifact import Form
-from compressor.errors import MissingExtra
 from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, the_only
 
 if TYPE_CHECKING:
@@ -22,11 +20,9 @@ class OnnxRuntime(Runtime):
     needs_export = True
 
     def available(self) -> str | None:
-        return None if find_spec("onnxruntime") else "onnxruntime is not installed"
+        return None
 
     def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
-        if self.available():
-            raise MissingExtra.of("onnxruntime", "onnx")
         import onnxruntime as ort
 
         options = ort.SessionOptions()

@@ -56,7 +56,9 @@ def load_task(config: TaskConfig) -> tuple[Task, TaskData]:
         for name, rows in splits.items()
     }
     task = build_task(config, names)
-    train = known["train"][: config.train_limit]
+    train = known["train"]
+    if config.train_limit is not None:  # by content, since files are often sorted by class
+        train = tuple(sorted(sorted(train, key=_content_hash)[: config.train_limit], key=lambda e: e.id))
     _check_learnable(task, train, known)
     data = TaskData(
         train=train,
@@ -115,6 +117,10 @@ def _carve(splits: dict[str, list[_Row]], config: TaskConfig) -> dict[str, list[
 def text_bucket(text: str) -> int:
     """Return 0..99 from the text's content; the same on every machine and in any row order."""
     return int(hashlib.sha256(text.strip().lower().encode(errors="replace")).hexdigest()[:8], 16) % 100
+
+
+def _content_hash(example: Example) -> str:
+    return hashlib.sha256(repr((example.text, example.text_pair)).encode(errors="replace")).hexdigest()
 
 
 def _label_names(
@@ -198,7 +204,8 @@ def _check_learnable(task: Task, train: Sequence[Example], known: Mapping[str, S
     if len(seen) < 2:
         only = ", ".join(task.label_names[c] for c in seen)
         raise DataError(
-            f"all {len(train)} training rows of task '{task.name}' have the class '{only}'", allowed="two or more classes"
+            f"all {len(train)} training rows of task '{task.name}' have the class '{only}'",
+            allowed="two or more classes",
         )
     for split in ("validation", "test"):
         classes = {c for e in known[split] for c in (e.label if isinstance(e.label, tuple) else (e.label,))}

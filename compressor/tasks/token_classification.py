@@ -49,10 +49,7 @@ class TokenClassification(Task):
                 example.label[w] if starts and known and w is not None else IGNORED
                 for w, starts in zip(words, first, strict=True)
             ]
-            features.append(
-                {k: coded[k][i] for k in keys}
-                | {"labels": labels, "positions": [int(x) for x in first]}
-            )
+            features.append({k: coded[k][i] for k in keys} | {"labels": labels, "positions": [int(x) for x in first]})
         return features
 
     def labels_tensor(self, features: Sequence[Features], pad: Pad) -> Tensor:

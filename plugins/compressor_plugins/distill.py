@@ -132,7 +132,7 @@ class Distill(CompressionMethod[DistillConfig]):
                 tokenizer=source.tokenizer,
                 extra_modules={"projection": projection},
             )
-        return source.evolve(model=student, notes=result.notes)
+        return source.evolve(model=student, notes=result.summary())
 
     def _hidden(self, step: LossInputs, pairs: Mapping[int, int], projection: nn.Module) -> Tensor:
         """Average the distance of mapped layers over real tokens; [B, L, D] each."""
@@ -160,7 +160,9 @@ def _check_map(layer_map: list[int], student_layers: int, teacher_layers: int) -
     if len(layer_map) != student_layers:
         raise Incompatible(
             f"method.distill.layer_map={layer_map} has {len(layer_map)} entries, the student {student_layers} layers",
-            hint=f"method.distill.layer_map={spread(teacher_layers, min(student_layers, teacher_layers))}".replace(" ", ""),
+            hint=f"method.distill.layer_map={spread(teacher_layers, min(student_layers, teacher_layers))}".replace(
+                " ", ""
+            ),
         )
     outside = [i for i in layer_map if not 0 <= i < teacher_layers]
     if outside:

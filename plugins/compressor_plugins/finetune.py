@@ -21,4 +21,4 @@ class Finetune(CompressionMethod[MethodConfig]):
         result = ctx.fit(
             student, lambda step: {"hard": step.task.hard_loss(step.logits, step.batch)}, tokenizer=source.tokenizer
         )
-        return source.evolve(model=student, notes=result.notes)
+        return source.evolve(model=student, notes=result.summary())

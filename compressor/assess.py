@@ -1,0 +1,270 @@
+"""From saved artifacts to results: measure every one the same way, compare each with the teacher."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.artifact import CompressedModel
+from compressor.compare.bootstrap import metric_estimate
+from compressor.compare.statistics import median_interval, wilson_interval
+from compressor.compare.verdicts import compare_accuracy, compare_latency
+from compressor.config import RunConfig
+from compressor.machine import usable_cores
+from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accuracy
+from compressor.measure.candidate import Candidate
+from compressor.measure.environment import environment
+from compressor.measure.examples import write_examples
+from compressor.measure.latency import LatencyResult, measure_latency
+from compressor.measure.memory import MemoryResult, measure_memory
+from compressor.measure.size import measure_size
+from compressor.measure.workload import choose_workload
+from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
+from compressor.tasks.base import Task
+from compressor.tasks.data import TaskData
+
+if TYPE_CHECKING:
+    from compressor.tasks.metrics import Metric
+    from compressor.training.progress import Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A saved artifact that shall have a row: `role` is teacher, result or baseline."""
+
+    name: str
+    role: str
+    folder: Path
+    artifact: CompressedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Everything that the measuring processes found out."""
+
+    scored: Mapping[str, AccuracyResult]
+    timed: Sequence[LatencyResult]
+    memory: Mapping[str, MemoryResult]
+
+
+def assess(
+    entries: Sequence[Entry],
+    task: Task,
+    data: TaskData,
+    config: RunConfig,
+    folder: Path,
+    *,
+    run_key: str,
+    progress: Progress,
+) -> RunResult:
+    """Measure the entries, teacher first, and compare.
+
+    Raw data (predictions, timings) is left in `folder` as Parquet. Nothing here reads a model from memory: every quantity
+    comes from the saved folder, in a fresh process.
+
+    Raises:
+        MeasureError: A measuring process failed.
+    """
+    measured = _measure(entries, task, data, config, folder, progress)
+    _keep_raw(measured, folder)
+    return RunResult(
+        status=OK,
+        run_key=run_key,
+        task=task.name,
+        seed=config.seed,
+        seconds_total=0.0,
+        candidates=tuple(_candidate(e, measured, task, config, folder) for e in entries),
+        comparisons=tuple(c for e in entries[1:] for c in _comparisons(e, entries[0], measured, task, config)),
+        environment=environment(threads=config.bench.threads),
+        notes=_notes(entries),
+    )
+
+
+def _measure(
+    entries: Sequence[Entry], task: Task, data: TaskData, config: RunConfig, folder: Path, progress: Progress
+) -> Measured:
+    work, bench = folder / "workspace" / "measure", config.bench
+    files = {name: write_examples(work / f"{name}.jsonl", rows) for name, rows in data.tests().items()}
+    workload = choose_workload(
+        task,
+        entries[0].artifact.tokenizer,
+        data.test,
+        split="test",
+        texts=bench.texts,
+        batch_size=bench.batch_size,
+        seed=config.seed,
+    )
+    steps = len(entries) + len(bench.runtimes) + bool(bench.memory)
+    with progress.task("measuring", steps) as bar:
+        scored = {}
+        for entry in entries:
+            scored[entry.name] = measure_accuracy(
+                Candidate(entry.name, entry.folder, entry.artifact.form),
+                files,
+                task,
+                work,
+                bench=bench,
+                workload=workload,
+                export_to=work / "onnx" / entry.name if set(bench.runtimes) - {"torch"} else None,
+                threads=usable_cores(),
+            )
+            bar.advance()
+        timed = []
+        for runtime in bench.runtimes:
+            timed.append(measure_latency(list(scored.values()), runtime, bench, work, seed=config.seed))
+            bar.advance()
+        memory: Mapping[str, MemoryResult] = {}
+        if bench.memory:
+            memory = measure_memory(list(scored.values()), bench, work)
+            bar.advance()
+    return Measured(scored=scored, timed=timed, memory=memory)
+
+
+def _keep_raw(measured: Measured, folder: Path) -> None:
+    """Move predictions and timings out of the workspace."""
+    predictions, timings = folder / "predictions", folder / "timings"
+    predictions.mkdir()
+    for name, scored in measured.scored.items():
+        for split, score in scored.splits.items():
+            shutil.copy(score.file, predictions / f"{name}-{split}.parquet")
+    for timed in measured.timed:
+        if timed.file is not None:
+            timings.mkdir(exist_ok=True)
+            shutil.copy(timed.file, timings / f"{timed.runtime}.parquet")
+
+
+def _candidate(entry: Entry, measured: Measured, task: Task, config: RunConfig, folder: Path) -> CandidateResult:
+    scored = measured.scored[entry.name]
+    metrics = {
+        metric_name(metric, split): _metric_value(metric, score, task, config.seed)
+        for split, score in scored.splits.items()
+        for metric in task.metrics
+    }
+    memory = measured.memory.get(entry.name)
+    inside = entry.folder.is_relative_to(folder)
+    return CandidateResult(
+        name=entry.name,
+        role=entry.role,
+        lineage=tuple(
+            LineageStep(
+                method=s.method,
+                distribution=s.distribution,
+                version=s.version,
+                config=s.config,
+                seconds=s.seconds,
+                notes=s.notes,
+            )
+            for s in entry.artifact.lineage
+        ),
+        parameters=scored.parameters,
+        size_bytes=measure_size(entry.folder).size_bytes,
+        metrics=metrics,
+        latency=tuple(_latency(entry.name, timed) for timed in measured.timed),
+        peak_memory_bytes=None if memory is None else memory.model_bytes,
+        path=str(entry.folder.relative_to(folder) if inside else entry.folder),
+    )
+
+
+def metric_name(metric: Metric, split: str) -> str:
+    """Return `accuracy` for the test split and `accuracy@vader` for another."""
+    return metric.name if split == "test" else f"{metric.name}@{split}"
+
+
+def _metric_value(metric: Metric, score: SplitScore, task: Task, seed: int) -> MetricValue:
+    """Return the value with its 95 % interval: Wilson's for a share, the bootstrap's for the rest."""
+    found = metric_estimate(metric, score.predictions, score.references, task.label_names, seed=seed)
+    interval = found.ci95
+    if metric.name == "accuracy":
+        interval = wilson_interval(round(found.value * found.n), found.n)
+    return MetricValue(
+        value=found.value, ci95=(interval.low, interval.high), n=found.n, higher_is_better=metric.higher_is_better
+    )
+
+
+def _latency(name: str, timed: LatencyResult) -> Latency:
+    samples = timed.timed.get(name)
+    if samples is None:
+        return Latency(
+            runtime=timed.runtime,
+            threads=timed.threads,
+            batch_size=timed.batch_size,
+            refusal=timed.refusals.get(name, "it was not timed"),
+        )
+    calls_ms = samples.samples_ns.ravel() / 1e6
+    interval = median_interval(calls_ms)
+    return Latency(
+        runtime=timed.runtime,
+        threads=timed.threads,
+        batch_size=timed.batch_size,
+        latency_ms_p50=samples.p50_ms,
+        ci95=None if interval is None else (interval.low, interval.high),
+        samples=calls_ms.size,
+        same_prediction_rate=samples.same_prediction_rate,
+    )
+
+
+def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, config: RunConfig) -> list[Comparison]:
+    ours, theirs = measured.scored[entry.name], measured.scored[teacher.name]
+    names = entry.name, teacher.name
+    found = []
+    for split, score in ours.splits.items():
+        for metric in task.metrics:
+            accuracy = compare_accuracy(
+                metric,
+                score.predictions,
+                theirs.splits[split].predictions,
+                score.references,
+                task.label_names,
+                names=names,
+                seed=config.seed,
+            )
+            found.append(
+                Comparison(
+                    candidate=entry.name,
+                    baseline=teacher.name,
+                    verdict=accuracy.word.value,
+                    sentence=accuracy.sentence(),
+                    ci95=(accuracy.ci95.low, accuracy.ci95.high),
+                    detectable_difference=accuracy.detectable,
+                    metric=metric_name(metric, split),
+                    difference=accuracy.difference,
+                )
+            )
+    for timed in measured.timed:
+        if entry.name not in timed.timed or teacher.name not in timed.timed:
+            continue
+        speed = compare_latency(
+            timed.timed[entry.name].samples_ns,
+            timed.timed[teacher.name].samples_ns,
+            null_ns=None if timed.null is None else timed.null.samples_ns,
+            names=names,
+            runtime=timed.runtime,
+            seed=config.seed,
+        )
+        found.append(
+            Comparison(
+                candidate=entry.name,
+                baseline=teacher.name,
+                verdict=speed.word.value,
+                sentence=speed.sentence(),
+                ci95=(speed.speed_up.ci95.low, speed.speed_up.ci95.high),
+                detectable_difference=speed.speed_up.detectable_ratio - 1,
+                runtime=timed.runtime,
+                ratio=speed.speed_up.ratio,
+                null_ratio=speed.null_ratio,
+            )
+        )
+    return found
+
+
+def _notes(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """Say what the lineage knows and a reader of the table should."""
+    return tuple(
+        f"{entry.name}: {step.notes['linears_quantised']} of {step.notes['linears_eligible']} eligible linears quantised"
+        for entry in entries
+        for step in entry.artifact.lineage
+        if "linears_quantised" in step.notes
+    )

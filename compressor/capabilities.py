@@ -1,0 +1,28 @@
+"""What a method declares about itself, as typed data; the engine decides by it and never by a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressor.artifact import Form
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a method needs, takes and leaves; the engine reads it before anything is spent.
+
+    `signals` names the kinds of teacher output it may ask for in `Context.fit`: logits, hidden, attention, qkv.
+    `tasks` and `families` are None when any will do.
+    """
+
+    needs_training: bool = False
+    needs_calibration: bool = False
+    needs_unlabelled_text: bool = False
+    reads_student: bool = False
+    accepts: Form = Form.torch
+    produces: Form = Form.torch
+    leaves_trainable: bool = True
+    signals: frozenset[str] = frozenset()
+    tasks: frozenset[str] | None = None
+    families: frozenset[str] | None = None
+    devices: frozenset[str] = frozenset({"cpu", "cuda"})

@@ -1,0 +1,1 @@
+"""What is known and what is noise: intervals, paired tests, and three-way verdicts."""

@@ -1,0 +1,146 @@
+"""Bootstrap intervals, seeded and with a generator of their own.
+
+A metric that is a function of sums needs no resampled rows: how often each *distinct* row is drawn is multinomial, so
+10,000 resamples of an accuracy are one draw of a few counts each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.compare.statistics import Interval, zero_event_bound
+
+if TYPE_CHECKING:
+    from compressor.tasks.metrics import Metric, Rows
+
+RESAMPLES = 10_000
+_RANK_RESAMPLES = 2_000  # each recomputes the ranks
+_CHUNK_CELLS = 4_000_000  # bounds the memory of one draw
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A value with its 95 % interval and standard error, in the metric's own unit."""
+
+    value: float
+    ci95: Interval
+    standard_error: float
+    n: int
+
+
+def metric_estimate(
+    metric: Metric, predictions: Sequence[Any], references: Sequence[Any], label_names: tuple[str, ...], *, seed: int
+) -> Estimate:
+    """Return a metric's value over the examples.
+
+    The interval is the percentile bootstrap's (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+    """
+    rows = metric.rows(predictions, references, label_names)
+    draws = _resampled(metric, [rows], seed)[0]
+    return _estimate(metric.of_rows(rows), draws, len(rows))
+
+
+def paired_difference(
+    metric: Metric,
+    candidate: Sequence[Any],
+    baseline: Sequence[Any],
+    references: Sequence[Any],
+    label_names: tuple[str, ...],
+    *,
+    seed: int,
+) -> Estimate:
+    """Return candidate minus baseline on the same examples, resampled together.
+
+    Where no example tells the two apart, the bootstrap would claim certainty; the interval is then what n examples
+    without a single event allow.
+    """
+    ours = metric.rows(candidate, references, label_names)
+    theirs = metric.rows(baseline, references, label_names)
+    difference = metric.of_rows(ours) - metric.of_rows(theirs)
+    if np.array_equal(ours, theirs):
+        bound = zero_event_bound(len(ours))
+        return Estimate(value=0.0, ci95=Interval(-bound, bound), standard_error=bound / 1.96, n=len(ours))
+    first, second = _resampled(metric, [ours, theirs], seed)
+    return _estimate(difference, first - second, len(ours))
+
+
+def _estimate(value: float, draws: NDArray[np.float64], n: int) -> Estimate:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Estimate(value=value, ci95=Interval(float(low), float(high)), standard_error=float(draws.std(ddof=1)), n=n)
+
+
+def _resampled(metric: Metric, tables: Sequence[Rows], seed: int) -> list[NDArray[np.float64]]:
+    """Return the metric of each table under common resamples of the examples."""
+    rng = np.random.default_rng(seed)
+    n = len(tables[0])
+    if not metric.additive:
+        draws = np.empty((len(tables), _RANK_RESAMPLES))
+        for i in range(_RANK_RESAMPLES):
+            chosen = rng.integers(0, n, n)
+            draws[:, i] = [metric.of_rows(table[chosen]) for table in tables]
+        return list(draws)
+    joined, counts = np.unique(np.concatenate(tables, axis=1), axis=0, return_counts=True)
+    width = tables[0].shape[1]
+    step = max(1, _CHUNK_CELLS // len(joined))
+    parts: list[list[NDArray[np.float64]]] = [[] for _ in tables]
+    for start in range(0, RESAMPLES, step):
+        drawn = rng.multinomial(n, counts / n, size=min(step, RESAMPLES - start)).astype(np.float64)
+        sums = drawn @ joined
+        for t, part in enumerate(parts):
+            part.append(np.asarray(metric.of_sums(sums[:, t * width : (t + 1) * width])))
+    return [np.concatenate(part) for part in parts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedUp:
+    """How many times faster a candidate is than its baseline; above 1 is faster."""
+
+    ratio: float
+    ci95: Interval
+    ci90: Interval
+    blocks: int
+
+    @property
+    def detectable_ratio(self) -> float:
+        """The smallest speed-up that blocks this noisy find with 80 % power, as a ratio above 1."""
+        half = (math.log(self.ci95.high) - math.log(self.ci95.low)) / 2
+        return math.exp(half * 2.8 / 1.96)
+
+
+def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> SpeedUp:
+    """Compare interleaved samples, [blocks, texts] each.
+
+    The ratio is exp(mean over blocks of the median over texts of log(baseline / candidate)): calls are paired by text,
+    and the block is the unit (Kalibera & Jones 2013). Blocks are resampled; the percentile interval is expanded for
+    their small number (Hesterberg 2015, arXiv:1411.5279, section 4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
+
+    Raises:
+        ValueError: The shapes differ, or there are fewer than two blocks.
+    """
+    if candidate_ns.shape != baseline_ns.shape or len(candidate_ns) < 2:
+        raise ValueError(f"samples of shape {candidate_ns.shape} and {baseline_ns.shape}")
+    logs = np.median(np.log(baseline_ns / candidate_ns), axis=1)
+    rng = np.random.default_rng(seed)
+    blocks = len(logs)
+    means = logs[rng.integers(0, blocks, (RESAMPLES, blocks))].mean(axis=1)
+    return SpeedUp(
+        ratio=float(np.exp(logs.mean())),
+        ci95=_expanded(means, blocks, 0.95),
+        ci90=_expanded(means, blocks, 0.90),
+        blocks=blocks,
+    )
+
+
+def _expanded(means: NDArray[np.float64], blocks: int, confidence: float) -> Interval:
+    from scipy.stats import norm, t
+
+    quantile = t.ppf(0.5 + confidence / 2, blocks - 1) * math.sqrt(blocks / (blocks - 1))
+    tail = float(norm.cdf(-quantile))
+    low, high = np.exp(np.quantile(means, [tail, 1 - tail]))
+    return Interval(float(low), float(high))

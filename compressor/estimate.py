@@ -1,0 +1,54 @@
+"""How long a run will take, from a few timed forwards and counted tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from compressor.artifact import CompressedModel
+from compressor.config import RunConfig
+from compressor.pipeline import Link
+from compressor.tasks.data import TaskData
+
+if TYPE_CHECKING:
+    from compressor.tasks.base import Task
+
+TRAINING_COST = 3.0  # a backward pass costs about twice its forward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
+MEASURE_SECONDS = 35.0  # processes, imports and timing of one candidate over three runtimes
+
+
+def estimate_seconds(
+    teacher: CompressedModel, task: Task, chains: Mapping[str, Sequence[Link]], data: TaskData, config: RunConfig
+) -> float:
+    """Return the seconds from here to the table; a guess within a factor of about 1.5.
+
+    A forward of the teacher is timed on real texts. A training link is charged its student's share of the teacher's layers,
+    and one teacher pass if it reads teacher signals.
+    """
+    per_text = _forward_seconds_per_text(teacher, task, data)
+    total = MEASURE_SECONDS * (1 + len(chains))
+    for links in chains.values():
+        for link in links:
+            wants = link.method.capabilities
+            if not wants.needs_training:
+                continue
+            texts = len(data.train) + (len(data.unlabelled) if wants.signals else 0)
+            share = link.result.layers / teacher.blueprint.layers
+            total += texts * per_text * (config.train.epochs * TRAINING_COST * share + bool(wants.signals))
+    return total
+
+
+def _forward_seconds_per_text(teacher: CompressedModel, task: Task, data: TaskData) -> float:
+    import torch
+
+    step = max(1, len(data.train) // 64)
+    examples = sorted(data.train[::step][:64], key=lambda e: len(e.text))
+    batch = task.collate(teacher.tokenizer, examples[24:56], task.encode(teacher.tokenizer, examples[24:56]))
+    timings = []
+    with torch.inference_mode():
+        for _ in range(3):
+            start = time.perf_counter()
+            teacher.model(**batch.inputs)
+            timings.append(time.perf_counter() - start)
+    return min(timings) / max(1, len(batch.ids))

@@ -1,0 +1,48 @@
+"""Where a run computes: device, threads, and which of several processes it is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from compressor.config import RunConfig
+from compressor.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a run may use. `is_main` is False for the helpers that torchrun starts beside the first process."""
+
+    device: str
+    threads: int
+    is_main: bool = True
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_up(config: RunConfig) -> Machine:
+    """Choose device and training threads, and seed torch.
+
+    Raises:
+        ConfigError: CUDA was asked for and is not there, or more threads than this process may use.
+    """
+    import torch
+
+    cores = usable_cores()
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda: torch sees no CUDA device", hint="device=cpu")
+    if config.threads > cores:
+        raise ConfigError(f"threads={config.threads}: this process may use {cores} cores", allowed=f"0 to {cores}")
+    device = "cuda" if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()) else "cpu"
+    threads = config.threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(threads)
+    torch.manual_seed(config.seed)
+    return Machine(device=device, threads=threads, is_main=is_main_process())
+
+
+def is_main_process() -> bool:
+    """Tell whether this is the process that writes and reports; torchrun sets RANK for the others."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,172 @@
+"""Accuracy of a saved artifact, with every prediction kept, so that two models can be compared example by example."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.artifact import Form
+from compressor.measure.candidate import Candidate
+from compressor.measure.processes import run_worker
+from compressor.measure.workload import Workload
+
+if TYPE_CHECKING:
+    from compressor.config import BenchConfig
+    from compressor.tasks.base import Task
+
+_BATCH = 32  # float32 logits do not depend on it beyond 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitScore:
+    """One split's predictions, in the order of its examples."""
+
+    split: str
+    metrics: Mapping[str, float]
+    ids: tuple[int, ...]
+    predictions: tuple[Any, ...]
+    references: tuple[Any, ...]
+    tokens: tuple[int, ...]  # length of each text in this candidate's tokens
+    file: Path  # the same and the logits, as parquet
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyResult:
+    """What the scoring process found out about one candidate.
+
+    Attributes:
+        candidate: The candidate.
+        splits: Scores by split name.
+        parameters: Parameters of the re-loaded model, shared ones once.
+        exact: Whether its arithmetic is float32 throughout, so that other runs must give the same logits.
+        replay: The workload in this candidate's tokens; None if none was given.
+        onnx: Folder of the exported `model.onnx`; None if none was asked for or it failed.
+        export_refusal: Why the export failed.
+        export_seconds: What the export took.
+    """
+
+    candidate: Candidate
+    splits: Mapping[str, SplitScore]
+    parameters: int
+    exact: bool
+    replay: Path | None = None
+    onnx: Path | None = None
+    export_refusal: str | None = None
+    export_seconds: float | None = None
+
+
+def measure_accuracy(
+    candidate: Candidate,
+    splits: Mapping[str, Path],
+    task: Task,
+    workdir: Path,
+    *,
+    bench: BenchConfig,
+    workload: Workload | None = None,
+    export_to: Path | None = None,
+    threads: int = 1,
+) -> AccuracyResult:
+    """Re-load the artifact in a fresh process and score it in the runtime that executes its own bytes.
+
+    A compiled artifact is scored at `bench.batch_size`, because dynamic int8 depends on batch mates.
+
+    Args:
+        candidate: What is scored.
+        splits: Split name -> file written by `write_examples`.
+        task: The task; its label order must be the artifact's.
+        workdir: Folder for the job; predictions stay in it.
+        bench: Batch size of the timed runs, and the timeout.
+        workload: Texts that will be timed; they are tokenised here, by this candidate's tokenizer.
+        export_to: Folder for the ONNX export; asked for only of torch artifacts.
+        threads: Threads of the process; the number changes logits by less than 1e-5.
+
+    Raises:
+        MeasureError: The process failed, the logits are not finite, or the label orders differ.
+    """
+    folder = workdir / f"score-{candidate.name}"
+    torch_form = candidate.form is Form.torch
+    job = {
+        "kind": "score",
+        "folder": str(candidate.folder.resolve()),
+        "form": candidate.form.value,
+        "splits": {name: str(path.resolve()) for name, path in splits.items()},
+        "task": asdict(task.config),
+        "label_names": list(task.label_names),
+        "batch_size": _BATCH if torch_form else bench.batch_size,
+        "threads": threads,
+        "workload": workload and {"file": str(splits[workload.split].resolve()), "batches": workload.batches},
+        "export_to": str(export_to.resolve()) if export_to is not None and torch_form else None,
+    }
+    answer = run_worker(job, folder, name=f"scoring of '{candidate.name}'", threads=threads, timeout_s=bench.timeout_s)
+    export = answer.get("export", {})
+    exported = export_to is not None and bool(export) and export["refusal"] is None
+    return AccuracyResult(
+        candidate=candidate,
+        splits={name: _split_score(name, found) for name, found in answer["splits"].items()},
+        parameters=answer["parameters"],
+        exact=answer["exact"],
+        replay=folder / "replay.npz" if workload is not None else None,
+        onnx=export_to if exported else None,
+        export_refusal=export.get("refusal"),
+        export_seconds=export.get("seconds"),
+    )
+
+
+def measure_accuracies(
+    candidates: Sequence[Candidate],
+    splits: Mapping[str, Path],
+    task: Task,
+    workdir: Path,
+    *,
+    bench: BenchConfig,
+    workload: Workload | None = None,
+    export_to: Path | None = None,
+    processes: int = 0,
+) -> list[AccuracyResult]:
+    """Score several candidates, as many single-threaded processes at a time as there are cores.
+
+    One thread each is faster than sharing all cores in turn, and does not collapse when other work runs beside it.
+
+    Args:
+        candidates: What is scored; results come in this order.
+        splits: As in `measure_accuracy`, and so are the other arguments.
+        task: The task.
+        workdir: Folder for the jobs.
+        bench: Batch size of the timed runs, and the timeout.
+        workload: Texts that will be timed.
+        export_to: Folder below which each torch candidate gets a folder with its export.
+        processes: Processes at a time; 0 is one a core.
+
+    Raises:
+        MeasureError: A process failed.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def one(candidate: Candidate) -> AccuracyResult:
+        export = export_to and export_to / candidate.name
+        return measure_accuracy(candidate, splits, task, workdir, bench=bench, workload=workload, export_to=export)
+
+    with ThreadPoolExecutor(processes or cores) as pool:
+        return list(pool.map(one, candidates))
+
+
+def _split_score(name: str, found: Mapping[str, Any]) -> SplitScore:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(found["file"], columns=["id", "prediction", "label", "tokens"]).to_pydict()
+    return SplitScore(
+        split=name,
+        metrics=found["metrics"],
+        ids=tuple(table["id"]),
+        predictions=tuple(json.loads(p) for p in table["prediction"]),
+        references=tuple(json.loads(r) for r in table["label"]),
+        tokens=tuple(table["tokens"]),
+        file=Path(found["file"]),
+        seconds=found["seconds"],
+    )

@@ -1,0 +1,116 @@
+"""The manifest of the machine and software behind the numbers. What cannot be read is `unavailable`, never 0."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import compressor
+
+PROTOCOL = 1  # results of different protocols never share a table
+UNAVAILABLE: Final = "unavailable"
+_PACKAGES = (
+    "encoder-compressor", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy",
+    "onnx", "onnxruntime", "openvino", "nncf", "datasets", "hydra-core", "torch-pruning", "bitsandbytes",
+)  # fmt: skip
+_CPU_FLAGS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+# Named one by one: an environment holds secrets.
+_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "KMP_AFFINITY", "GOMP_CPU_AFFINITY", "LD_PRELOAD",
+    "MALLOC_ARENA_MAX", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "PYTHONHASHSEED",
+)  # fmt: skip
+
+
+def environment(*, threads: int) -> dict[str, Any]:
+    """Collect the manifest, as plain JSON values.
+
+    Args:
+        threads: Threads that the timed runs use.
+    """
+    return {
+        "protocol": PROTOCOL,
+        "python": sys.version.split()[0],
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "git": _git(),
+        "platform": platform.platform(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "cpu_flags": _flags(),
+        "cores": os.cpu_count() or UNAVAILABLE,
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else UNAVAILABLE,
+        "cpu_quota": _quota(),
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "smt": _read("/sys/devices/system/cpu/smt/active"),
+        "memory_bytes": _memory_bytes(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else UNAVAILABLE,
+        "cpu_pressure": _read("/proc/pressure/cpu").split("\n")[0],
+        "bench_threads": threads,
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git() -> dict[str, Any] | str:
+    """Return commit and state of the checkout our code runs from; `unavailable` for an installed package."""
+    root = Path(compressor.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return UNAVAILABLE
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return UNAVAILABLE
+
+
+def _cpu() -> str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or UNAVAILABLE
+
+
+def _flags() -> list[str] | str:
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith(("flags", "Features")):
+            present = set(line.partition(":")[2].split())
+            return [flag for flag in _CPU_FLAGS if flag in present]
+    return UNAVAILABLE
+
+
+def _quota() -> float | str:
+    """Return the cores that the control group grants."""
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").partition(" ")
+    try:
+        return int(quota) / int(period)
+    except ValueError:
+        return "none" if quota == "max" else UNAVAILABLE
+
+
+def _memory_bytes() -> int | str:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return UNAVAILABLE
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return UNAVAILABLE

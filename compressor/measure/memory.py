@@ -1,0 +1,75 @@
+"""Peak memory of a candidate: a process that runs the workload, less one that only imports the runtime.
+
+Resident memory right after loading is far too low, because safetensors are mapped and read in when first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import MeasureError
+from compressor.measure.accuracy import AccuracyResult
+from compressor.measure.processes import run_worker
+from compressor.runtimes import runtime_for
+
+if TYPE_CHECKING:
+    from compressor.config import BenchConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryResult:
+    """Peak resident memory of one candidate in the runtime that executes its own bytes."""
+
+    candidate: str
+    runtime: str
+    peak_bytes: int
+    control_bytes: int  # the same process without a model
+
+    @property
+    def model_bytes(self) -> int | None:
+        """What the model adds; None when it is too small to be told from the runtime itself."""
+        added = self.peak_bytes - self.control_bytes
+        return added if added > 0 else None
+
+
+def measure_memory(candidates: Sequence[AccuracyResult], bench: BenchConfig, workdir: Path) -> dict[str, MemoryResult]:
+    """Measure the peak memory of each candidate in a process of its own; one control a runtime.
+
+    Raises:
+        MeasureError: A process failed, or a candidate has no replay.
+    """
+    jobs: dict[str, dict[str, Any]] = {}
+    runtimes: dict[str, str] = {}
+    for scored in candidates:
+        candidate = scored.candidate
+        if scored.replay is None:
+            raise MeasureError(f"'{candidate.name}' was scored without a workload", allowed="workload=...")
+        runtimes[candidate.name] = runtime = runtime_for(candidate.form).name
+        job = {
+            "kind": "memory",
+            "runtime": runtime,
+            "replay": str(scored.replay.resolve()),
+            "threads": bench.threads,
+            "form": candidate.form.value,
+        }
+        jobs[f"control-{runtime}"] = job | {"folder": None}
+        jobs[candidate.name] = job | {"folder": str(candidate.folder.resolve())}
+
+    def peak(name: str) -> int:
+        what = f"the memory process of '{name}'"
+        folder = workdir / f"memory-{name}"
+        answer = run_worker(jobs[name], folder, name=what, threads=bench.threads, timeout_s=bench.timeout_s)
+        return int(answer["peak_bytes"])
+
+    with ThreadPoolExecutor(2) as pool:  # side by side: a peak does not depend on the neighbours
+        peaks = dict(zip(jobs, pool.map(peak, jobs), strict=True))
+    return {
+        name: MemoryResult(
+            candidate=name, runtime=runtime, peak_bytes=peaks[name], control_bytes=peaks[f"control-{runtime}"]
+        )
+        for name, runtime in runtimes.items()
+    }

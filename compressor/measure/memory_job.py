@@ -1,0 +1,50 @@
+"""Worker side of `memory`: run the workload once and report the peak; without a candidate, the control."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from compressor.artifact import Form
+from compressor.measure.worker import opener
+from compressor.measure.workload import Replay
+from compressor.runtimes import RUNTIMES
+
+# What using the runtime imports, so that the control holds the same code.
+_IMPORTS = {
+    "torch": ("torch", "transformers", "transformers.modeling_utils"),
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+}
+
+
+def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return the peak resident memory of this process, in bytes."""
+    for module in _IMPORTS[job["runtime"]]:
+        import_module(module)
+    if job["runtime"] == "torch":
+        opener(job)
+    replay = Replay.load(Path(job["replay"]))
+    if job["folder"] is not None:
+        with RUNTIMES[job["runtime"]].load(
+            Path(job["folder"]), Form(job["form"]), job["threads"], open_model=lambda folder: opener(job)(folder).model
+        ) as session:
+            for inputs in replay.inputs:
+                session.run(inputs)
+    return {"peak_bytes": peak_bytes()}
+
+
+def peak_bytes() -> int:
+    """Return the largest resident set this process has had."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

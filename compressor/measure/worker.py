@@ -1,0 +1,65 @@
+"""The measuring process: `python -m compressor.measure.worker JOB.json`, started by `processes.run_worker`.
+
+It is told everything by the job file, writes `result.json` into the job's folder, and dies with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from compressor.commit import write_json_atomic
+from compressor.errors import CompressorError
+
+_KINDS = {
+    "score": "compressor.measure.score_job",
+    "latency": "compressor.measure.latency_job",
+    "memory": "compressor.measure.memory_job",
+}
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> int:
+    """Do one job; return 0 only after its result is on disk."""
+    job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    out = Path(job["out"])
+    _die_with_parent(job.get("parent"))
+    try:
+        run: Callable[[Mapping[str, Any], Path], dict[str, Any]] = import_module(_KINDS[job["kind"]]).run
+        answer = run(job, out)
+    except CompressorError as error:
+        traceback.print_exc()
+        answer = {
+            "error": {"type": type(error).__name__, "got": error.got, "allowed": error.allowed, "hint": error.hint}
+        }
+    write_json_atomic(out / "result.json", answer)
+    return 0
+
+
+def _die_with_parent(parent: int | None) -> None:
+    """Ask Linux for SIGKILL when the parent ends; elsewhere the timeout has to do."""
+    if not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:  # it ended before we asked
+        os._exit(1)
+
+
+def opener(job: Mapping[str, Any]) -> Callable[[Path], Any]:
+    """Return the function that re-loads an artifact: `compressor.store.load` unless the job names another."""
+    import_module("compressor.api")  # first, or the package's lazy names meet themselves half-loaded
+    module, _, function = job["opener"].partition(":")
+    loaded: Callable[[Path], Any] = getattr(import_module(module), function)
+    return loaded
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

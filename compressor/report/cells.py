@@ -1,0 +1,125 @@
+"""What stands in a table's cells; the terminal and the Markdown report show the same words."""
+
+from __future__ import annotations
+
+from compressor.results import CandidateResult, Comparison, Latency, MetricValue, RunResult
+
+NOTHING = "-"
+
+
+def printable(text: str, *, ascii_only: bool) -> str:
+    """Drop control characters, and replace what is beyond ASCII where it may not print."""
+    kept = "".join(c for c in text if c == "\n" or c.isprintable())
+    return kept.encode("ascii", "replace").decode() if ascii_only else kept
+
+
+def parameters(candidate: CandidateResult) -> str:
+    """Parameters in millions."""
+    return f"{candidate.parameters / 1e6:.1f}" if candidate.parameters >= 1e5 else f"{candidate.parameters / 1e6:.3f}"
+
+
+def megabytes(size_bytes: int | None) -> str:
+    """Bytes as MB (10^6)."""
+    if size_bytes is None:
+        return NOTHING
+    return f"{size_bytes / 1e6:.1f}" if size_bytes < 1e8 else f"{size_bytes / 1e6:.0f}"
+
+
+def metric(found: MetricValue | None) -> str:
+    """Value and the larger half of its interval, e.g. `89.2 +-1.3`."""
+    if found is None:
+        return NOTHING
+    half = max(found.value - found.ci95[0], found.ci95[1] - found.value)
+    return f"{found.value * 100:.1f} +-{half * 100:.1f}"
+
+
+def difference(found: Comparison | None) -> list[str]:
+    """Difference, its interval, the verdict."""
+    if found is None or found.difference is None:
+        return [NOTHING]
+    low, high = (f"{x * 100:+.1f}" for x in found.ci95)
+    return [f"{found.difference * 100:+.1f}", f"({low}..{high})", found.verdict]
+
+
+def latency(found: Latency | None) -> list[str]:
+    """Median with its interval, or `refused`."""
+    if found is None:
+        return [NOTHING]
+    if found.latency_ms_p50 is None:
+        return ["refused"]
+    if found.ci95 is None:
+        return [f"{found.latency_ms_p50:.2f} ms"]
+    half = max(found.latency_ms_p50 - found.ci95[0], found.ci95[1] - found.latency_ms_p50)
+    return [f"{found.latency_ms_p50:.2f} +-{half:.2f}"]
+
+
+def speed_up(found: Comparison | None) -> list[str]:
+    """Ratio, its interval, the verdict."""
+    if found is None or found.ratio is None:
+        return []
+    return [f"x{found.ratio:.2f}", f"({found.ci95[0]:.2f}..{found.ci95[1]:.2f})", found.verdict]
+
+
+def of_metric(result: RunResult, candidate: CandidateResult, name: str) -> Comparison | None:
+    """Find the candidate's verdict on a metric against the teacher."""
+    return next((c for c in _against_teacher(result, candidate) if c.metric == name), None)
+
+
+def of_runtime(result: RunResult, candidate: CandidateResult, name: str) -> Comparison | None:
+    """Find the candidate's verdict on a runtime against the teacher."""
+    return next((c for c in _against_teacher(result, candidate) if c.runtime == name), None)
+
+
+def _against_teacher(result: RunResult, candidate: CandidateResult) -> list[Comparison]:
+    teacher = result.teacher.name
+    return [c for c in result.comparisons if c.candidate == candidate.name and c.baseline == teacher]
+
+
+def latency_of(candidate: CandidateResult, runtime: str) -> Latency | None:
+    """Find the candidate's timing on a runtime."""
+    return next((entry for entry in candidate.latency if entry.runtime == runtime), None)
+
+
+def runtimes(result: RunResult) -> list[str]:
+    """Every runtime that anything was tried on, in order."""
+    return list(dict.fromkeys(entry.runtime for c in result.candidates for entry in c.latency))
+
+
+def metric_names(result: RunResult) -> list[str]:
+    """Every metric, in the teacher's order; the first heads the table."""
+    return list(dict.fromkeys(name for c in result.candidates for name in c.metrics))
+
+
+def ordered(result: RunResult) -> list[CandidateResult]:
+    """Teacher, then the result, then the baselines."""
+    rank = {"teacher": 0, "result": 1}
+    return sorted(result.candidates, key=lambda c: rank.get(c.role, 2))
+
+
+def lineage(candidate: CandidateResult) -> str:
+    """The chain in the words of the command line."""
+    return " > ".join(step.method for step in candidate.lineage) or "as it is"
+
+
+def refusals(result: RunResult) -> list[str]:
+    """One line for each runtime that could not take a candidate."""
+    return [
+        f"{c.name} on {entry.runtime}: {entry.refusal}"
+        for c in result.candidates
+        for entry in c.latency
+        if entry.refusal
+    ]
+
+
+def sentences(result: RunResult) -> list[tuple[str, str]]:
+    """One plain statement for each candidate but the teacher, as (name, text)."""
+    said = []
+    for candidate in ordered(result):
+        words = [c.sentence for c in _against_teacher(result, candidate)]
+        if candidate.name != result.teacher.name and words:
+            said.append((candidate.name, " ".join([*words, _smaller(result.teacher, candidate)])))
+    return said
+
+
+def _smaller(teacher: CandidateResult, candidate: CandidateResult) -> str:
+    return f"It takes {candidate.size_bytes / teacher.size_bytes:.0%} of the teacher's bytes."

@@ -1,0 +1,117 @@
+"""What a run prints while it goes: what it will do, where the bytes come from, how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from compressor import assets
+from compressor.artifact import Blueprint
+from compressor.config import RunConfig
+from compressor.errors import CompressorError
+from compressor.pipeline import Link, chain_name
+from compressor.report import multi, terminal
+from compressor.results import RunResult
+from compressor.tasks.data import TaskData
+from compressor.teacher import Teacher
+from compressor.training.progress import TrainingProgress
+
+
+class Screen:
+    """The terminal of one command."""
+
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(quiet=quiet)
+        self.progress = TrainingProgress(self.console)
+        self._downloads: Progress | None = None
+        self._download_tasks: dict[str, TaskID] = {}
+
+    def line(self, topic: str, text: str) -> None:
+        """Print one line under a topic."""
+        self.console.print(f"{topic:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def source(self, name: str) -> None:
+        """Print source and licence of an asset that will be fetched; nothing when it is in the cache."""
+        if not assets.is_cached(name):
+            self.line("fetch", assets.describe(name))
+
+    def fetching(self, label: str, done_bytes: int, total_bytes: int) -> None:
+        """Show a download; the callback that `assets` takes."""
+        if self._downloads is None:
+            columns = (TextColumn("fetch     {task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+            self._downloads = Progress(*columns, console=self.console, transient=True)
+            self._downloads.start()
+        if label not in self._download_tasks:
+            self._download_tasks[label] = self._downloads.add_task(label, total=total_bytes)
+        self._downloads.update(self._download_tasks[label], completed=done_bytes, total=total_bytes)
+
+    def fetched(self) -> None:
+        """End the download display."""
+        if self._downloads is not None:
+            self._downloads.stop()
+            self._downloads = None
+            self._download_tasks.clear()
+
+    def announce(
+        self, config: RunConfig, source: Blueprint, data: TaskData, chains: Mapping[str, Sequence[Link]]
+    ) -> None:
+        """Say what will be done, before a second of it is spent."""
+        tests = ", ".join(f"{name} {len(rows):,}" for name, rows in data.tests().items())
+        transfer = f", transfer text {len(data.unlabelled):,}" if data.unlabelled else ""
+        self.line(
+            "task",
+            f"{config.task.name}: train {len(data.train):,}, validation {len(data.validation):,}, {tests}{transfer}",
+        )
+        self.line("teacher", f"{config.teacher.checkpoint}: {shape(source)}")
+        if not chains:
+            self.line("chain", "none: the teacher is measured alone")
+        for name, links in chains.items():
+            role = "baseline" if name in config.baselines and name != chain_name(config.chain) else "chain"
+            self.line(role, f"{' -> '.join(link.name for link in links)}: {shape(links[-1].result)}")
+
+    def teacher(self, ready: Teacher) -> None:
+        """Say where the teacher came from and how it validates."""
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in ready.validation.items())
+        how = "from the cache" if ready.from_cache else "its own head" if not ready.seconds else "fine-tuned"
+        spent = f", trained in {ready.seconds:.0f} s" if ready.seconds else ""
+        self.line("teacher", f"{how}{spent}; validation {scores}")
+
+    def estimate(self, seconds: float) -> None:
+        """Print the estimated time to the table."""
+        minutes = seconds / 60
+        text = f"about {minutes:.0f} minutes" if minutes >= 1.5 else f"about {max(10, round(seconds, -1)):.0f} seconds"
+        self.line("estimate", f"{text} to the table")
+
+    def result(self, result: RunResult, folder: Path) -> None:
+        """Print the table, the verdicts and where everything lies."""
+        terminal.print_result(result, self.console)
+        self.line("saved", str(folder))
+
+    def rule(self, text: str) -> None:
+        """Start a cell of a multirun."""
+        self.console.print(f"\n== {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def failure(self, error: CompressorError) -> None:
+        """Print why a cell could not be run."""
+        self.console.print(f"{type(error).__name__}: {error}", highlight=False, markup=False, soft_wrap=True)
+
+    def cells(self, results: Sequence[tuple[str, RunResult]], folder: Path) -> None:
+        """Print one table over the cells of a multirun and keep it as `comparison.md` beside them."""
+        by_label = dict(results)
+        self.rule(f"{len(results)} cells")
+        multi.print_results(by_label, self.console)
+        (folder / "comparison.md").write_text(multi.results_to_markdown(by_label), encoding="utf-8")
+        self.line("saved", str(folder))
+
+
+def shape(blueprint: Blueprint) -> str:
+    """Return `bert 6 x 384, 12 heads, FFN 1536`, and the form where it is compiled."""
+    config = blueprint.config
+    text = (
+        f"{config.model_type} {config.num_hidden_layers} x {config.hidden_size}, {config.num_attention_heads} heads, "
+        f"FFN {config.intermediate_size}"
+    )
+    return text if blueprint.form.value == "torch" else f"{text}, {blueprint.form} form"

@@ -1,0 +1,177 @@
+"""What `result.json` holds: typed, versioned, and read back strictly. A missing number is None, never 0."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from compressor.errors import StoreError
+
+SCHEMA_VERSION = 1
+OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of <N>)"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineageStep:
+    """A method that was applied."""
+
+    method: str
+    distribution: str
+    version: str
+    config: Mapping[str, Any]
+    seconds: float
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricValue:
+    """A metric on one split. `ci95` is (low, high)."""
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """One runtime's timing; either the numbers or the refusal is set."""
+
+    runtime: str
+    threads: int
+    batch_size: int
+    latency_ms_p50: float | None = None
+    ci95: tuple[float, float] | None = None  # of the median, in ms
+    samples: int = 0
+    same_prediction_rate: float | None = None  # timed predictions equal to those of the scoring run
+    refusal: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateResult:
+    """One model. Metrics of the test split bear the metric's name, those of other splits `metric@split`."""
+
+    name: str
+    role: str  # teacher, result, baseline
+    lineage: tuple[LineageStep, ...]
+    parameters: int
+    size_bytes: int
+    metrics: Mapping[str, MetricValue]
+    latency: tuple[Latency, ...] = ()
+    peak_memory_bytes: int | None = None  # above what the runtime alone needs
+    path: str | None = None  # of the saved artifact, relative to the run folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A verdict on one metric (`difference` in the metric's unit) or one runtime (`ratio` as a speed-up)."""
+
+    candidate: str
+    baseline: str
+    verdict: str
+    sentence: str
+    ci95: tuple[float, float]
+    detectable_difference: float  # found with 80 % power; for a runtime the ratio less 1
+    metric: str | None = None
+    difference: float | None = None
+    runtime: str | None = None
+    ratio: float | None = None
+    null_ratio: float | None = None  # the instrument's own error: the baseline against its second load
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """One run; the first candidate is the teacher. A run that failed or was skipped has no candidates."""
+
+    status: str
+    run_key: str
+    task: str
+    seed: int
+    seconds_total: float
+    candidates: tuple[CandidateResult, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def teacher(self) -> CandidateResult:
+        """The model that the others are compared with."""
+        return self.candidates[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values.
+
+        Raises:
+            StoreError: A number is not finite; it would not survive as JSON.
+        """
+        plain: dict[str, Any] = _plain(self, "result")
+        return plain
+
+    @classmethod
+    def from_json(cls, data: object) -> RunResult:
+        """Read what `to_json` gave.
+
+        Raises:
+            StoreError: Another schema version, a missing or unknown key, or a value of the wrong type.
+        """
+        version = data.get("schema_version") if isinstance(data, Mapping) else None
+        if version != SCHEMA_VERSION:
+            raise StoreError(f"result has schema_version {version!r:.40}", allowed=str(SCHEMA_VERSION))
+        return _typed(cls, data, "result")
+
+
+def _plain(value: Any, where: str) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise StoreError(f"{where} is {value}", allowed="a finite number, or null")
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise StoreError(f"{where} holds a {type(value).__name__}", allowed="plain JSON values")
+
+
+def _typed(cls: type[T], data: object, where: str) -> T:
+    """Build a dataclass; every field must be there, since a default would hide what was lost."""
+    if not isinstance(data, Mapping):
+        raise StoreError(f"{where} holds {data!r:.40}", allowed="an object")
+    hints = get_type_hints(cls)
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    if missing := [n for n in names if n not in data]:
+        raise StoreError(f"{where} lacks {', '.join(missing)}", allowed=", ".join(names))
+    if unknown := [k for k in data if k not in names]:
+        raise StoreError(f"{where} holds unknown {', '.join(map(str, unknown))}", allowed=", ".join(names))
+    return cls(**{n: _value(hints[n], data[n], f"{where}.{n}") for n in names})
+
+
+def _value(kind: Any, data: object, where: str) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        return None if data is None else _value(arguments[0], data, where)
+    if origin is tuple:
+        expected = None if arguments[-1] is Ellipsis else len(arguments)
+        if not isinstance(data, list) or expected not in (None, len(data)):
+            raise StoreError(f"{where} holds {data!r:.40}", allowed=f"a list of {expected or 'any number of'} values")
+        return tuple(_value(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(data))
+    if origin is not None:  # Mapping
+        if not isinstance(data, Mapping):
+            raise StoreError(f"{where} holds {data!r:.40}", allowed="an object")
+        return {k: _value(arguments[1], v, f"{where}.{k}") for k, v in data.items()}
+    if is_dataclass(kind):
+        return _typed(kind, data, where)  # type: ignore[arg-type]
+    if kind is Any:
+        return data
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if type(data) is not kind or (kind is float and not math.isfinite(data)):  # type: ignore[arg-type]
+        raise StoreError(f"{where} holds {data!r:.40}", allowed=kind.__name__)
+    return data

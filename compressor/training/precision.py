@@ -1,0 +1,45 @@
+"""Which arithmetic a training stage uses: fp32, or bf16 autocast where the hardware multiplies bf16 natively.
+
+Weights, their gradients as the optimizer sees them, and the optimizer's state stay fp32 in both.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+from compressor.config import Precision
+from compressor.errors import ConfigError
+
+
+def native_bf16(device: str) -> bool:
+    """Tell whether `device` multiplies bf16 in hardware; emulated bf16 is many times slower than fp32."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def resolve_precision(wanted: Precision, device: str) -> Precision:
+    """Return `fp32` or `bf16`, what will be used and recorded.
+
+    Raises:
+        ConfigError: bf16 is asked for where the hardware only emulates it.
+    """
+    if wanted is Precision.fp32:
+        return Precision.fp32
+    if native_bf16(device):
+        return Precision.bf16
+    if wanted is Precision.bf16:
+        raise ConfigError(
+            f"train.precision=bf16, but this {device} has no native bf16 arithmetic",
+            allowed="bf16 on CPUs with avx512_bf16 or AMX and on GPUs of compute capability 8.0 and later",
+            hint="train.precision=auto",
+        )
+    return Precision.fp32
+
+
+def autocast(precision: Precision, device: str) -> AbstractContextManager[None]:
+    """Return the context that forwards and losses run in."""
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=precision is Precision.bf16)

@@ -1,0 +1,121 @@
+"""Bootstrap intervals: equal to closed forms where there are any, and covering what they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compressor.compare.bootstrap import metric_estimate, paired_difference, speed_up
+from compressor.tasks.metrics import Accuracy, EntityF1, Pearson, Spearman
+
+LABELS = ("no", "yes")
+
+
+def test_accuracy_interval_has_the_binomial_standard_error() -> None:
+    references = np.ones(1000, int)
+    predictions = (np.arange(1000) < 850).astype(int)
+    found = metric_estimate(Accuracy(), predictions, references, LABELS, seed=0)
+    assert found.value == 0.85
+    assert found.standard_error == pytest.approx((0.85 * 0.15 / 1000) ** 0.5, rel=0.03)
+    assert found.ci95.low < 0.85 < found.ci95.high
+
+
+def test_paired_difference_has_the_standard_error_of_its_discordant_pairs() -> None:
+    references = np.zeros(2000, int)
+    ours, theirs = references.copy(), references.copy()
+    ours[:60] = 1
+    theirs[60:80] = 1
+    found = paired_difference(Accuracy(), ours, theirs, references, LABELS, seed=0)
+    assert found.value == pytest.approx(-0.02, abs=1e-12)
+    variance = (80 / 2000 - 0.02**2) / 2000
+    assert found.standard_error == pytest.approx(variance**0.5, rel=0.03)
+
+
+def test_same_seed_same_interval() -> None:
+    references, ours = np.zeros(100, int), np.r_[np.ones(9, int), np.zeros(91, int)]
+    first, second, other = (
+        paired_difference(Accuracy(), ours, references, references, LABELS, seed=s) for s in (3, 3, 4)
+    )
+    assert first == second
+    assert first.standard_error != other.standard_error
+
+
+def test_global_random_state_is_left_alone() -> None:
+    np.random.seed(0)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    metric_estimate(Accuracy(), [0, 1, 1], [0, 1, 0], LABELS, seed=0)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_identical_predictions_are_not_certainty() -> None:
+    references = np.zeros(50, int)
+    found = paired_difference(Accuracy(), references, references, references, LABELS, seed=0)
+    assert found.value == 0
+    assert found.ci95.high > 0.05
+
+
+@pytest.mark.parametrize("metric", [Pearson(), Spearman()])
+def test_correlations_are_bootstrapped_with_their_rows(metric: Pearson | Spearman) -> None:
+    rng = np.random.default_rng(0)
+    references = rng.normal(size=300)
+    good, poor = references + 0.3 * rng.normal(size=300), references + 2 * rng.normal(size=300)
+    found = paired_difference(metric, good, poor, references, (), seed=0)
+    assert found.value == pytest.approx(metric(good, references, ()) - metric(poor, references, ()), abs=1e-12)
+    assert found.ci95.low > 0.2
+    value = metric_estimate(metric, good, references, (), seed=0)
+    assert value.ci95.low < value.value < value.ci95.high
+
+
+def test_entity_f1_is_bootstrapped_over_sentences() -> None:
+    tags = ("O", "B-X")
+    references = [[0, 1, 0], [1, 0], [0, 0, 1]] * 30
+    predictions = [[0, 1, 0], [1, 0], [0, 0, 0]] * 30
+    found = metric_estimate(EntityF1(), predictions, references, tags, seed=0)
+    assert found.value == pytest.approx(0.8)
+    assert found.ci95.low < 0.8 < found.ci95.high
+
+
+def test_accuracy_difference_covers() -> None:
+    """500 samples of a known gap; the 95 % interval must hold it about as often as it says."""
+    rng, hits = np.random.default_rng(5), 0
+    references = np.zeros(400, int)
+    for seed in range(500):
+        kind = rng.choice(3, size=400, p=[0.88, 0.08, 0.04])  # agree, only ours wrong, only theirs wrong
+        found = paired_difference(
+            Accuracy(), (kind == 1).astype(int), (kind == 2).astype(int), references, LABELS, seed=seed
+        )
+        hits += found.ci95.low <= -0.04 <= found.ci95.high
+    assert 0.92 <= hits / 500 <= 0.98
+
+
+def simulated(rng: np.random.Generator, ratio: float, blocks: int = 12, texts: int = 20) -> tuple[np.ndarray, ...]:
+    """Log-normal calls on a drifting machine with spikes; the candidate is `ratio` times faster."""
+    drift = np.exp(rng.normal(0, 0.05, (blocks, 1)).cumsum(axis=0))
+    lengths = np.linspace(5e6, 2e7, texts)
+
+    def calls(speed: float) -> np.ndarray:
+        noise = rng.lognormal(0, 0.03, (blocks, texts)) * np.where(rng.random((blocks, texts)) < 0.03, 3.0, 1.0)
+        per_block = np.exp(rng.normal(0, 0.004, (blocks, 1)))
+        return (lengths * drift * noise * per_block / speed).astype(np.int64)
+
+    return calls(ratio), calls(1.0)
+
+
+def test_speed_up_covers_under_drift_and_spikes() -> None:
+    rng, hits = np.random.default_rng(2), 0
+    for seed in range(300):
+        found = speed_up(*simulated(rng, 1.5), seed=seed)
+        hits += found.ci95.low <= 1.5 <= found.ci95.high
+    assert 0.92 <= hits / 300 <= 0.985
+
+
+def test_speed_up_is_the_median_ratio_of_constant_samples() -> None:
+    base = np.full((6, 5), 3_000_000)
+    found = speed_up(base // 2, base, seed=0)
+    assert found.ratio == pytest.approx(2.0, abs=1e-12)
+    assert found.ci95.low == pytest.approx(2.0) == found.ci95.high
+
+
+def test_speed_up_refuses_samples_that_are_not_paired() -> None:
+    with pytest.raises(ValueError, match="shape"):
+        speed_up(np.ones((4, 3), np.int64), np.ones((4, 2), np.int64), seed=0)

@@ -1,0 +1,21 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compressor.assets import CACHE_ENV
+
+
+@pytest.fixture(scope="session")
+def asset_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache of fetched assets: the user's if COMPRESSOR_CACHE is set, else one a session."""
+    configured = os.environ.get(CACHE_ENV)
+    folder = Path(configured) if configured else tmp_path_factory.mktemp("asset-cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_ENV, str(folder))
+        yield folder

@@ -1,0 +1,167 @@
+"""Accuracy, latency, memory and size of saved artifacts, through real processes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from compressor import store
+from compressor.artifact import CompressedModel, Form, Head, parameter_count
+from compressor.errors import MeasureError
+from compressor.measure import processes
+from compressor.measure.accuracy import measure_accuracy
+from compressor.measure.candidate import Candidate
+from compressor.measure.environment import environment
+from compressor.measure.examples import read_examples
+from compressor.measure.latency import measure_latency
+from compressor.measure.memory import measure_memory
+from compressor.measure.size import count_parameters, measure_size
+from compressor.runtimes import get_runtime
+from compressor.runtimes.onnx_int8 import quantize_dynamic_int8
+from compressor.testing.tiny import tiny_bert
+
+
+def test_scores_are_those_of_the_saved_model(house, scored) -> None:
+    examples = read_examples(house.splits["test"])
+    for result in scored:
+        artifact = store.load(result.candidate.folder)
+        found = result.splits["test"]
+        assert found.ids == tuple(e.id for e in examples)
+        assert found.references == tuple(e.label for e in examples)
+        features = house.task.encode(artifact.tokenizer, examples)
+        batch = house.task.collate(artifact.tokenizer, examples, features)
+        with torch.inference_mode():
+            logits = artifact.model(**batch.inputs).logits
+        assert found.predictions == tuple(house.task.predict(logits, batch))
+        saved = np.array(pq.read_table(found.file)["logits"].to_pylist())
+        np.testing.assert_allclose(saved, logits.numpy(), atol=1e-5)
+        right = np.mean(np.array(found.predictions) == np.array(found.references))
+        assert found.metrics == {"accuracy": pytest.approx(right)}
+        assert result.parameters == parameter_count(artifact.model)
+        assert result.exact
+        assert result.onnx is not None
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_latency_on_every_runtime(house, scored, tmp_path: Path, runtime: str) -> None:
+    if why := get_runtime(runtime).available():
+        pytest.skip(why)
+    found = measure_latency(scored, runtime, house.bench, tmp_path, seed=0)
+    assert found.refusals == {}
+    assert list(found.timed) == ["teacher", "student"]
+    for samples in (*found.timed.values(), found.null):
+        assert samples.samples_ns.shape == (house.bench.blocks, house.bench.texts)
+        assert (samples.samples_ns > 0).all()
+        assert samples.same_prediction_rate == 1.0
+        assert samples.max_logit_difference < 1e-4
+    assert found.timed["student"].p50_ms < found.timed["teacher"].p50_ms
+    assert pq.read_table(found.file).column_names == ["candidate", "block", "text", "ns"]
+
+
+def test_a_model_that_computes_something_else_is_refused(
+    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
+) -> None:
+    monkeypatch.setattr(processes, "OPENER", "worker_openers:disturbed")
+    found = measure_latency(scored, "torch", house.bench, tmp_path, seed=0)
+    assert set(found.refusals) == {"teacher", "student"}
+    assert "logits differ by up to 1.0e-02" in found.refusals["teacher"]
+    assert found.timed == {}
+    assert found.null is None
+
+
+def test_a_crash_refuses_only_the_one_who_crashed(
+    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
+) -> None:
+    monkeypatch.setattr(processes, "OPENER", "worker_openers:student_crashes")
+    found = measure_latency(scored, "torch", house.bench, tmp_path, seed=0)
+    assert list(found.timed) == ["teacher"]
+    assert "SIGSEGV" in found.refusals["student"]
+
+
+def test_int8_is_scored_and_timed_as_it_is(house, scored, tmp_path: Path) -> None:
+    teacher = store.load(house.folder / "teacher")
+    made = tmp_path / "made"
+    made.mkdir()
+    quantize_dynamic_int8(scored[0].onnx / "model.onnx", made / "model.onnx")
+    store.save(teacher.evolve(folder=made, form=Form.onnx), tmp_path / "int8")
+    result = measure_accuracy(
+        Candidate("int8", tmp_path / "int8", Form.onnx),
+        house.splits,
+        house.task,
+        tmp_path / "jobs",
+        bench=house.bench,
+        workload=house.workload,
+    )
+    assert not result.exact
+    assert result.onnx is None
+    assert abs(result.parameters - scored[0].parameters) / scored[0].parameters < 0.02
+    found = measure_latency([scored[0], result], "onnxruntime", house.bench, tmp_path, seed=0)
+    assert list(found.timed) == ["teacher", "int8"]
+    assert found.timed["int8"].same_prediction_rate == 1.0
+    refused = measure_latency([result], "torch", house.bench, tmp_path, seed=0)
+    assert "form onnx" in refused.refusals["int8"]
+
+
+def test_memory_grows_with_the_model(house, scored, tmp_path: Path) -> None:
+    size_bytes = {}
+    results = []
+    for name, vocabulary in (("small", 40), ("large", 400_000)):
+        model = tiny_bert(layers=1, hidden=32, vocabulary=vocabulary).eval()
+        tokenizer = store.load(house.folder / "teacher").tokenizer
+        head = Head(task_type="classification", label_names=("bad", "good"))
+        store.save(
+            CompressedModel(form=Form.torch, config=model.config, tokenizer=tokenizer, head=head, module=model),
+            tmp_path / name,
+        )
+        size_bytes[name] = parameter_count(model) * 4
+        results.append(replace(scored[0], candidate=Candidate(name, tmp_path / name)))
+    found = measure_memory(results, house.bench, tmp_path)
+    grown = found["large"].peak_bytes - found["small"].peak_bytes
+    # At least the table itself, at most the mapped file and a copy of it beside it.
+    assert 0.9 < grown / (size_bytes["large"] - size_bytes["small"]) < 2.3
+    assert found["large"].model_bytes == found["large"].peak_bytes - found["large"].control_bytes
+
+
+def test_label_orders_must_be_equal(house, tmp_path: Path) -> None:
+    from compressor.config import TaskConfig
+    from compressor.tasks import build_task
+
+    turned = build_task(TaskConfig(), ("good", "bad"))
+    with pytest.raises(MeasureError, match="bad, good"):
+        measure_accuracy(Candidate("it", house.folder / "teacher"), house.splits, turned, tmp_path, bench=house.bench)
+
+
+def test_size_counts_what_is_shipped_once(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"0" * 1000)
+    (tmp_path / "config.json").write_bytes(b"0" * 10)
+    (tmp_path / "manifest.json").write_bytes(b"0" * 99)
+    (tmp_path / "report.md").write_bytes(b"0" * 99)
+    (tmp_path / "again.safetensors").hardlink_to(tmp_path / "model.safetensors")
+    found = measure_size(tmp_path)
+    assert (found.size_bytes, found.weights_bytes) == (1010, 1000)
+
+
+def test_shared_parameters_count_once() -> None:
+    model = tiny_bert(layers=2)
+    alone = count_parameters(Form.torch, model, None)
+    model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
+    layer = sum(p.numel() for p in model.bert.encoder.layer[0].parameters())
+    assert count_parameters(Form.torch, model, None) == alone - layer
+
+
+def test_environment_is_plain_and_keeps_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    monkeypatch.setenv("HF_TOKEN", "very-secret")
+    monkeypatch.setenv("WANDB_API_KEY", "very-secret")
+    found = environment(threads=1)
+    text = json.dumps(found, allow_nan=False)
+    assert "very-secret" not in text
+    assert found["packages"]["torch"]
+    assert all(not isinstance(v, float) or math.isfinite(v) for v in found.values())

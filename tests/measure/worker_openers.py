@@ -1,0 +1,70 @@
+"""Openers that misbehave, for workers started by the tests."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from compressor import store
+from compressor.errors import StoreError
+
+
+def raises(folder: Path) -> Any:
+    raise RuntimeError("the opener broke")
+
+
+def user_error(folder: Path) -> Any:
+    raise StoreError("the folder is damaged", allowed="a whole one", hint="copy it again")
+
+
+def exits_with_zero(folder: Path) -> Any:
+    os._exit(0)
+
+
+def segfaults(folder: Path) -> Any:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hangs(folder: Path) -> Any:
+    """Ignore SIGTERM, start a child, and never come back."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    print(f"child {child.pid}", flush=True)
+    while True:
+        time.sleep(1)
+
+
+def floods(folder: Path) -> Any:
+    for _ in range(3000):
+        print("x" * 1000)
+    raise RuntimeError("after the flood")
+
+
+def not_finite(folder: Path) -> Any:
+    import torch
+
+    artifact = store.load(folder)
+    with torch.no_grad():
+        artifact.model.classifier.bias.fill_(float("nan"))
+    return artifact
+
+
+def disturbed(folder: Path) -> Any:
+    """Return the model with one weight changed, as a runtime that computes something else would."""
+    import torch
+
+    artifact = store.load(folder)
+    with torch.no_grad():
+        artifact.model.classifier.bias[0] += 0.01
+    return artifact
+
+
+def student_crashes(folder: Path) -> Any:
+    if folder.name == "student":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return store.load(folder)

@@ -1,0 +1,114 @@
+"""Views of a result: complete, within 100 columns, plain ASCII where they must be, and safe against odd names."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from test_results import make_result
+
+from compressor.report.markdown import to_markdown, write_markdown
+from compressor.report.multi import print_results, results_to_markdown
+from compressor.report.terminal import print_result, render
+
+
+def test_three_runtimes_fit_into_100_columns_of_ascii() -> None:
+    text = render(make_result())
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 100
+    for found in (
+        "33.4",
+        "134",
+        "297",
+        "90.0 +-2.0",
+        "10.00 +-0.10",
+        "x1.98",
+        "(1.95..2.01)",
+        "faster",
+        "refused",
+        "(-2.0..-0.3)",
+    ):
+        assert found in text, found
+
+
+def test_teacher_first_then_the_result_then_baselines() -> None:
+    text = render(make_result())
+    assert text.index("| teacher") < text.index("| distill") < text.index("| finetune")
+
+
+def test_one_plain_statement_for_each_candidate() -> None:
+    lines = render(make_result()).splitlines()
+    said = [line for line in lines if line.startswith("Whether distill keeps")]
+    assert len(said) == 1
+    assert any("note: distill on openvino: RuntimeError" in line for line in lines)
+
+
+def test_a_terminal_gets_the_same_numbers() -> None:
+    out = io.StringIO()
+    print_result(make_result(), Console(file=out, force_terminal=True, width=100))
+    assert "x1.98" in out.getvalue()
+
+
+@pytest.mark.parametrize("status", ["failed(MeasureError: it crashed)", "skipped(duplicate of 2)"])
+def test_a_run_without_candidates_shows_its_status(status: str) -> None:
+    result = make_result(status=status, candidates=(), comparisons=())
+    assert status in render(result)
+    assert status in to_markdown(result)
+
+
+def test_markdown_holds_everything(tmp_path: Path) -> None:
+    write_markdown(make_result(), tmp_path / "report.md", overrides=["method=distill", "student.init=[1,3]"])
+    text = (tmp_path / "report.md").read_text()
+    for found in (
+        "## Verdicts", "## Notes", "## How it was measured", "## Lineage", "## Environment", '"cpu": "some cpu"',
+        "python -m compressor method=distill 'student.init=[1,3]'", "encoder-compressor 0.1.0", "x1.98",
+    ):  # fmt: skip
+        assert found in text, found
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({row.count("|") - row.count("\\|") for row in rows}) == 1
+
+
+def test_odd_names_break_no_table() -> None:
+    result = make_result(task="a|b<script>\x1b[31m")
+    odd = replace(result.candidates[2], name="x|y\n`z`")
+    result = replace(result, candidates=(*result.candidates[:2], odd))
+    text = to_markdown(result)
+    assert "<script>" not in text
+    assert "\x1b" not in text
+    assert "x\\|y \\`z\\`" in text
+    assert "\x1b" not in render(result)
+
+
+def many() -> dict[str, object]:
+    return {
+        "student.layers=6": make_result(),
+        "student.layers=3": make_result(status="failed(TrainingError: the loss is not finite)", candidates=()),
+        "student.layers=6 seed=1": make_result(status="skipped(duplicate of 0)", candidates=()),
+    }
+
+
+def test_many_runs_one_table() -> None:
+    out = io.StringIO()
+    print_results(many(), Console(file=out, width=100))
+    text = out.getvalue()
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "3 runs: 1 ok, 1 failed, 1 skipped" in text
+    assert "inconclusive" in text
+    joined = " ".join(text.split())
+    assert "refused" in joined and "TrainingError" in joined
+
+
+def test_many_runs_as_markdown() -> None:
+    text = results_to_markdown(many())
+    assert len(text.splitlines()) == 2 + 3
+    assert "skipped(duplicate of 0)" in text
+
+
+def test_no_run_at_all_is_an_empty_table() -> None:
+    out = io.StringIO()
+    print_results({}, Console(file=out, width=100))
+    assert "0 runs" in out.getvalue()

@@ -1,0 +1,3 @@
+"""The door is opened first, so that no test depends on which module another imported before."""
+
+import compressor.api  # noqa: F401

@@ -1,0 +1,52 @@
+"""Dynamic int8: every linear, no float32 left over, close to the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from compressor.artifact import Form
+from compressor.errors import MeasureError
+from compressor.runtimes import get_runtime
+from compressor.runtimes.export import export_onnx
+from compressor.runtimes.onnx_int8 import quantize_dynamic_int8
+from compressor.testing.tiny import tiny_bert, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = tiny_bert(layers=2, hidden=128, vocabulary=2000)
+    return export_onnx(model, tiny_tokenizer(), tmp_path_factory.mktemp("export"))
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_every_linear_is_quantised(exported: Path, tmp_path: Path, embeddings: bool) -> None:
+    report = quantize_dynamic_int8(exported, tmp_path / "model.onnx", embeddings=embeddings)
+    assert report.quantised == report.eligible == 2 * 6 + 2  # q, k, v, output, two of the FFN; pooler, classifier
+    assert report.skipped == ()
+    assert report.int8_bytes == (tmp_path / "model.onnx").stat().st_size
+    table = 2000 * 128
+    assert report.int8_bytes < report.fp32_bytes - (table * 3 if embeddings else 0) - 2 * 8 * 128 * 128 * 2.5
+    ids = np.array([[2, 7, 8, 9, 10, 3]], np.int64)
+    batch = {"input_ids": ids, "token_type_ids": ids * 0, "attention_mask": ids * 0 + 1}
+    logits = []
+    for folder, form in ((exported.parent, Form.torch), (tmp_path, Form.onnx)):
+        with get_runtime("onnxruntime").load(folder, form, 1) as session:
+            logits.append(session.run(batch))
+    assert 0 < np.abs(logits[0] - logits[1]).max() < 0.05
+
+
+def test_a_graph_without_linears_is_refused(tmp_path: Path) -> None:
+    helper = onnx.helper
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    out = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, str(tmp_path / "in.onnx"))
+    with pytest.raises(MeasureError, match="none of 0 linears"):
+        quantize_dynamic_int8(tmp_path / "in.onnx", tmp_path / "out.onnx")

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import ConfigCompositionException
+
+from compressor import compose, registry
+from compressor.config import MethodConfig
+from compressor.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def methods():
+    known = registry.load()
+    compose.register(known)
+    return known
+
+
+def composed(methods, *overrides):
+    with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+        cfg = hydra_compose("config", overrides=list(overrides))
+    return compose.to_run_config(cfg, overrides, methods)
+
+
+def names(run):
+    return [step.name for step in run.chain]
+
+
+def test_the_default_is_the_empty_chain(methods) -> None:
+    run = composed(methods)
+    assert run.chain == [] and run.teacher.checkpoint == "e5-small" and run.task.dataset == "rotten_tomatoes"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("method=distill", ["distill"]),
+        ("method=[]", []),
+        ("method=[distill,int8_dynamic]", ["distill", "int8_dynamic"]),
+        ("method=[int8_dynamic,distill]", ["int8_dynamic", "distill"]),
+        ("method=[drop_layers,distill,drop_layers]", ["drop_layers", "distill", "drop_layers"]),
+    ],
+)
+def test_the_chain_is_what_was_typed(methods, typed, expected) -> None:
+    assert names(composed(methods, typed)) == expected
+
+
+def test_options_of_a_method_are_typed(methods) -> None:
+    run = composed(methods, "method=distill", "method.distill.temperature=4", "student.init=[1,3]")
+    assert run.chain[0].config.temperature == 4.0
+    assert isinstance(run.chain[0].config, MethodConfig)
+    assert run.student.init == [1, 3]
+    with pytest.raises(ConfigCompositionException, match="temperature=warm"):
+        composed(methods, "method=distill", "method.distill.temperature=warm")
+
+
+def test_a_forced_option_is_refused_with_its_name(methods) -> None:
+    with pytest.raises(ConfigError, match="layrs"):
+        composed(methods, "+student.layrs=3")
+
+
+def test_baselines_are_chains(methods) -> None:
+    run = composed(methods, "bench.baselines=[finetune,drop_layers+int8_dynamic]")
+    assert {name: [s.name for s in chain] for name, chain in run.baselines.items()} == {
+        "finetune": ["finetune"],
+        "drop_layers+int8_dynamic": ["drop_layers", "int8_dynamic"],
+    }
+    with pytest.raises(ConfigError, match="finetuen"):
+        composed(methods, "bench.baselines=[finetuen]")
+
+
+@pytest.mark.parametrize(
+    ("group", "named"),
+    [("task=file", r"task\.train"), ("task=hub", r"task\.dataset"), ("teacher=checkpoint", r"teacher\.checkpoint")],
+)
+def test_a_value_that_must_be_given_is_named(methods, group, named) -> None:
+    with pytest.raises(ConfigError, match=named):
+        composed(methods, group)
+
+
+def choices(group):
+    root = compose.conf_folder() / group
+    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("task", [t for t in choices("task") if t not in ("file", "hub")])
+def test_every_task_composes(methods, task) -> None:
+    assert composed(methods, f"task={task}").task.name == task
+
+
+@pytest.mark.parametrize("teacher", [t for t in choices("teacher") if t != "checkpoint"])
+def test_every_teacher_composes(methods, teacher) -> None:
+    assert composed(methods, f"teacher={teacher}").teacher.checkpoint
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_composes(methods, experiment) -> None:
+    assert composed(methods, f"experiment={experiment}").chain
+
+
+def test_no_yaml_shadows_a_method_schema() -> None:
+    assert not (compose.conf_folder() / "method").exists()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from compressor import pipeline
+from compressor.artifact import Form
+from compressor.capabilities import Capabilities
+from compressor.config import ChainStep, MethodConfig, StudentConfig
+from compressor.errors import ConfigError, Incompatible, PluginError
+from compressor.method import CompressionMethod
+from compressor.registry import RegisteredMethod, Registry
+from compressor.registry import load as load_registry
+from compressor.testing.house import TinyHouse
+from compressor_plugins.distill import Distill, DistillConfig
+from compressor_plugins.drop_layers import DropLayers
+from compressor_plugins.finetune import Finetune
+from compressor_plugins.int8_dynamic import Int8Dynamic, Int8DynamicConfig
+
+METHODS = {
+    "distill": lambda: Distill(DistillConfig()),
+    "finetune": lambda: Finetune(MethodConfig()),
+    "drop_layers": lambda: DropLayers(MethodConfig()),
+    "int8_dynamic": lambda: Int8Dynamic(Int8DynamicConfig()),
+}
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    return TinyHouse(tmp_path_factory.mktemp("house"))
+
+
+def check(house, names, student=None, **plan):
+    registry = load_registry()
+    chain = [ChainStep(name=n, config=METHODS[n]().config if n in METHODS else MethodConfig()) for n in names]
+    lent = replace(house.plan(student or StudentConfig()), **plan)
+    return pipeline.check(chain, lent, registry)
+
+
+def test_the_first_reader_applies_the_student_settings_and_later_ones_train_their_source(house) -> None:
+    links = check(house, ["drop_layers", "distill"], StudentConfig(layers=2))
+    assert [link.plan.student.chosen() for link in links] == [{"layers": 2}, {}]
+    assert [link.result.layers for link in links] == [2, 2]
+
+
+def test_a_method_may_stand_twice(house) -> None:
+    links = check(house, ["distill", "distill"], StudentConfig(layers=2))
+    assert [link.name for link in links] == ["distill", "distill"]
+
+
+def test_the_empty_chain_is_the_baseline(house) -> None:
+    assert check(house, []) == []
+    assert pipeline.run([], house.teacher, lambda *_: pytest.fail("no context is needed")) is house.teacher
+
+
+@pytest.mark.parametrize(
+    ("names", "student", "error", "told"),
+    [
+        (["int8_dynamic", "distill"], StudentConfig(layers=2), Incompatible, "put 'distill' before 'int8_dynamic'"),
+        (["int8_dynamic", "int8_dynamic"], None, Incompatible, "which is final"),
+        (["int8_dynamic"], StudentConfig(layers=2), ConfigError, "no method of the chain"),
+        (["distill"], None, Incompatible, "change nothing"),
+        (["finetune"], None, Incompatible, "student.layers=2"),
+        (["distill"], StudentConfig(layers=9), Incompatible, "the source has 4 layers"),
+        (["nothing_like_it"], None, ConfigError, "not known"),
+    ],
+)
+def test_impossible_chains_are_refused_before_work(house, names, student, error, told) -> None:
+    with pytest.raises(error) as caught:
+        check(house, names, student)
+    assert told in str(caught.value)
+
+
+def test_a_device_that_a_method_lacks_is_refused(house) -> None:
+    with pytest.raises(Incompatible, match="does not run on cuda"):
+        check(house, ["int8_dynamic"], device="cuda")
+
+
+class Liar(CompressionMethod[MethodConfig]):
+    """Declares one thing and does another."""
+
+    Config = MethodConfig
+    capabilities = Capabilities(produces=Form.onnx, leaves_trainable=False)
+    references = ("a test of the pipeline",)
+
+    def compress(self, source, ctx):
+        return source.evolve(model=source.model)
+
+
+class Forgetful(Liar):
+    """Returns nothing."""
+
+    def compress(self, source, ctx):
+        return None
+
+
+@pytest.mark.parametrize(("kind", "told"), [(Liar, "declares onnx"), (Forgetful, "returned NoneType")])
+def test_a_method_that_breaks_its_word_is_named(house, kind, told) -> None:
+    registry = Registry(methods={"liar": RegisteredMethod(name="liar", method=kind, distribution="d", version="1")})
+    links = pipeline.check([ChainStep(name="liar", config=MethodConfig())], house.plan(StudentConfig()), registry)
+    with pytest.raises(PluginError, match=told):
+        pipeline.run(links, house.teacher, lambda *_: None)
+
+
+def test_the_lineage_tells_the_whole_story(house) -> None:
+    result = house.compress([METHODS["drop_layers"](), METHODS["distill"]()], StudentConfig(layers=2))
+    assert [step.method for step in result.lineage] == ["drop_layers", "distill"]
+    assert result.lineage[1].config["temperature"] == DistillConfig().temperature
+    assert result.lineage[0].distribution == "encoder-compressor"
+    assert all(step.seconds > 0 for step in result.lineage)
+    assert result.trainable

@@ -1,0 +1,159 @@
+"""`result.json`: what is written is read back, and nothing is filled in."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from compressor.errors import StoreError
+from compressor.results import CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
+
+
+def make_result(**changes: Any) -> RunResult:
+    """Return a result with a teacher, a result, a baseline, a refusal and verdicts."""
+
+    def model(name: str, role: str, scale: float, *latency: Latency) -> CandidateResult:
+        step = LineageStep(
+            method="distill", distribution="encoder-compressor", version="0.1.0", config={"alpha": 0.5}, seconds=61.5
+        )
+        value = MetricValue(value=0.9 * scale, ci95=(0.88 * scale, 0.92 * scale), n=2136, higher_is_better=True)
+        return CandidateResult(
+            name=name,
+            role=role,
+            lineage=() if role == "teacher" else (step,),
+            parameters=int(33_360_770 * scale),
+            size_bytes=int(134_179_021 * scale),
+            metrics={"accuracy": value, "accuracy@counterfactual": value},
+            latency=latency,
+            peak_memory_bytes=None if role == "baseline" else 296_947_712,
+            path=f"candidates/{name}",
+        )
+
+    def timed(runtime: str, p50: float) -> Latency:
+        return Latency(
+            runtime=runtime,
+            threads=1,
+            batch_size=1,
+            latency_ms_p50=p50,
+            ci95=(p50 * 0.99, p50 * 1.01),
+            samples=480,
+            same_prediction_rate=1.0,
+        )
+
+    runtimes = ("torch", "onnxruntime", "openvino")
+    refused = Latency(runtime="openvino", threads=1, batch_size=1, refusal="RuntimeError: no such operation")
+    values: dict[str, Any] = {
+        "status": "ok",
+        "run_key": "abc",
+        "task": "rotten_tomatoes",
+        "seed": 0,
+        "seconds_total": 1234.5,
+        "candidates": (
+            model("teacher", "teacher", 1.0, *(timed(r, 10.0) for r in runtimes)),
+            model("finetune", "baseline", 0.7, *(timed(r, 6.0) for r in runtimes)),
+            model("distill", "result", 0.68, timed("torch", 5.0), timed("onnxruntime", 4.0), refused),
+        ),
+        "comparisons": (
+            Comparison(
+                candidate="distill",
+                baseline="teacher",
+                metric="accuracy",
+                difference=-0.012,
+                ci95=(-0.02, -0.003),
+                detectable_difference=0.013,
+                verdict="inconclusive",
+                sentence="Whether distill keeps teacher's accuracy is not known.",
+            ),
+            Comparison(
+                candidate="distill",
+                baseline="teacher",
+                runtime="torch",
+                ratio=1.98,
+                ci95=(1.95, 2.01),
+                detectable_difference=0.04,
+                verdict="faster",
+                sentence="distill is faster than teacher on torch.",
+                null_ratio=1.001,
+            ),
+        ),
+        "environment": {"cpu": "some cpu", "packages": {"torch": "2.13.0"}, "cores": 2},
+        "notes": (),
+    }
+    return RunResult(**(values | changes))
+
+
+def test_round_trip() -> None:
+    result = make_result()
+    assert RunResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_the_teacher_is_first() -> None:
+    assert make_result().teacher.role == "teacher"
+
+
+def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every schema key, skipping free-form parts."""
+    found: list[tuple[Any, ...]] = []
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if at and at[-1] == "metrics":
+                found += paths(inner, (*at, key))
+                continue
+            found.append((*at, key))
+            if key not in ("config", "notes", "environment"):
+                found += paths(inner, (*at, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            found += paths(inner, (*at, i))
+    return found
+
+
+def test_every_missing_key_is_an_error() -> None:
+    data = make_result().to_json()
+    keys = paths(data)
+    assert len(keys) > 100
+    for *parents, key in keys:
+        damaged = copy.deepcopy(data)
+        place = damaged
+        for parent in parents:
+            place = place[parent]
+        del place[key]
+        with pytest.raises(StoreError):
+            RunResult.from_json(damaged)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schema_version", 2),
+        ("status", None),
+        ("seed", "0"),
+        ("seconds_total", True),
+        ("candidates", {}),
+        ("candidates", [3]),
+        ("notes", "text"),
+        ("environment", []),
+        ("surplus", 1),
+    ],
+)
+def test_wrong_values_are_errors(key: str, value: Any) -> None:
+    with pytest.raises(StoreError):
+        RunResult.from_json(make_result().to_json() | {key: value})
+
+
+@pytest.mark.parametrize("data", [None, [], "ok", {}, {"schema_version": 1}])
+def test_what_is_no_result_is_an_error(data: Any) -> None:
+    with pytest.raises(StoreError):
+        RunResult.from_json(data)
+
+
+def test_a_number_that_is_not_finite_is_never_written() -> None:
+    with pytest.raises(StoreError, match="seconds_total"):
+        make_result(seconds_total=float("nan")).to_json()
+
+
+def test_an_int_is_read_as_the_float_it_stands_for() -> None:
+    assert RunResult.from_json(make_result().to_json() | {"seconds_total": 3}).seconds_total == 3.0

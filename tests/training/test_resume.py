@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from toy_task import Toy, distillation_loss, sha256_of
+
+from compressor.errors import StoreError
+from compressor.training.loop import Interrupted
+from compressor.training.session import label_loss
+from compressor.training.signals import TeacherSignals
+
+STEPS = 12  # 2 epochs of 6
+
+
+class HaltError(RuntimeError):
+    """Stands for a crash."""
+
+
+class Counter:
+    """A hook with a state: how many steps it saw, and a crash on demand."""
+
+    def __init__(self, halt_at: int | None = None) -> None:
+        self.seen = torch.zeros(1)
+        self.halt_at = halt_at
+
+    def before_forward(self, step, total_steps):
+        if step == self.halt_at:
+            raise HaltError
+
+    def after_step(self, step, total_steps):
+        self.seen += 1
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen.copy_(state["seen"])
+
+
+def train(folder, *, halt_at=None, loss=label_loss, seconds=0.0, **changes):
+    """Train the toy with dropout, a hook and an extra module; checkpoint after each step."""
+    toy, hook, extra = Toy(), Counter(halt_at), torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        extra.weight.copy_(torch.eye(2))
+        extra.bias.zero_()
+    model = toy.model()
+    options = {"checkpoints": folder, "hooks": [hook], "extra_modules": {"extra": extra}}
+
+    def with_extra(inputs):
+        return {**loss(inputs), "extra": 0.1 * extra(inputs.logits.float()).square().mean()}
+
+    try:
+        _, result = toy.fit(model, with_extra, options=options, checkpoint_seconds=seconds, **changes)
+    except HaltError:
+        return None
+    return sha256_of(model), sha256_of(extra), float(hook.seen), result
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    torch.set_num_threads(1)
+    return train(None)
+
+
+@pytest.mark.parametrize("halt_at", [1, 4, 6, 11])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, uninterrupted, halt_at) -> None:
+    assert train(tmp_path / "stage", halt_at=halt_at) is None
+    names = [p.name for p in sorted((tmp_path / "stage").iterdir())]
+    assert len(names) == min(halt_at, 2)
+    model, extra, seen, result = train(tmp_path / "stage")
+    assert (model, extra, seen) == uninterrupted[:3]
+    assert result.resumed_from == f"step {halt_at}"
+    assert [e.train for e in result.epochs] == [e.train for e in uninterrupted[3].epochs]
+    assert [e.validation for e in result.epochs] == [e.validation for e in uninterrupted[3].epochs]
+    assert (result.steps, result.tokens) == (STEPS, uninterrupted[3].tokens)
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path, uninterrupted) -> None:
+    train(tmp_path / "stage")
+    assert [p.name for p in (tmp_path / "stage").iterdir()] == ["finished"]
+    model, extra, seen, result = train(tmp_path / "stage", halt_at=0)
+    assert (model, extra, seen) == uninterrupted[:3] and result.resumed_from == "finished"
+    assert result.best_epoch == uninterrupted[3].best_epoch and result.epochs
+
+
+DAMAGES = {
+    "truncated": lambda f: f.write_bytes(f.read_bytes()[: f.stat().st_size // 2]),
+    "zeroed": lambda f: f.write_bytes(bytes(f.stat().st_size)),
+    "one bit": lambda f: f.write_bytes(f.read_bytes()[:-1] + bytes([f.read_bytes()[-1] ^ 1])),
+    "missing": lambda f: f.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path, uninterrupted, caplog, damage, file
+) -> None:
+    folder = tmp_path / "stage"
+    train(folder, halt_at=5)
+    newest = sorted(folder.glob("step-*"))[-1]
+    DAMAGES[damage](newest / file)
+    with caplog.at_level(logging.WARNING, "compressor"):
+        model, _, _, result = train(folder)
+    assert any(newest.name in m and file in m for m in caplog.messages)
+    assert model == uninterrupted[0] and result.resumed_from == "step 4"
+
+
+def test_without_an_intact_checkpoint_the_stage_starts_anew(tmp_path, uninterrupted) -> None:
+    folder = tmp_path / "stage"
+    train(folder, halt_at=3)
+    for step in folder.glob("step-*"):
+        (step / "manifest.json").unlink()
+    model, _, _, result = train(folder)
+    assert model == uninterrupted[0] and result.resumed_from is None
+
+
+def test_other_settings_do_not_continue(tmp_path) -> None:
+    train(tmp_path / "stage", halt_at=3)
+    with pytest.raises(StoreError, match="other settings"):
+        train(tmp_path / "stage", learning_rate=1e-3)
+
+
+def test_tensors_that_share_memory_are_kept_apart_and_together(tmp_path) -> None:
+    from compressor.training.checkpoint import Checkpoints, Snapshot
+
+    base = torch.arange(12.0).reshape(3, 4)
+    tensors = {"one": base, "same": base, "part": base[1:], "turned": base.t(), "none": torch.empty(0)}
+    store = Checkpoints(tmp_path / "stage", {}, logging.getLogger("compressor"))
+    store.write(Snapshot(parts={"model": tensors}, facts={"step": 1, "epoch": 0}))
+    found = store.newest().parts["model"]
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[k], tensors[k]) for k in tensors)
+    assert not list((tmp_path / "stage").rglob("*.bin")) and not list((tmp_path / "stage").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_writes_a_checkpoint_and_stops(tmp_path, uninterrupted, signum) -> None:
+    before = signal.getsignal(signum)
+
+    def loss(inputs):
+        if inputs.step == 7:
+            os.kill(os.getpid(), signum)
+        return label_loss(inputs)
+
+    with pytest.raises(Interrupted, match=signal.Signals(signum).name):
+        train(tmp_path / "stage", loss=loss, seconds=1e9)
+    assert signal.getsignal(signum) is before
+    assert [p.name for p in (tmp_path / "stage").iterdir() if "step" in p.name][-1].startswith("step-")
+    model, _, _, result = train(tmp_path / "stage")
+    assert model == uninterrupted[0] and result.resumed_from == "step 8"
+
+
+@pytest.mark.parametrize("point", ["checkpoint.part:7", "commit.before_manifest:3", "commit.after_rename:2"])
+def test_a_killed_process_is_continued(tmp_path, uninterrupted, toy_path, point) -> None:
+    folder = tmp_path / "stage"
+    code = (
+        f"import sys, torch; torch.set_num_threads(1); sys.path.insert(0, {toy_path!r})\n"
+        f"from pathlib import Path\nfrom test_resume import train\ntrain(Path({str(folder)!r}))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env={**os.environ, "COMPRESSOR_FAILPOINT": point}, timeout=120
+    )
+    assert ended.returncode == 137
+    model, _, _, result = train(folder)
+    assert model == uninterrupted[0] and result.resumed_from is not None
+    assert not list(folder.glob(".*partial*"))
+
+
+def test_distillation_resumes_with_the_same_bits(tmp_path) -> None:
+    def run(folder, halt_at=None):
+        toy = Toy()
+        model = toy.model()
+        options = {
+            "checkpoints": folder,
+            "hooks": [Counter(halt_at)],
+            "teacher": toy.teacher(TeacherSignals(logits=True)),
+        }
+        try:
+            toy.fit(model, distillation_loss, options=options, checkpoint_seconds=0)
+        except HaltError:
+            return None
+        return sha256_of(model)
+
+    whole = run(None)
+    run(tmp_path / "stage", halt_at=8)
+    assert run(tmp_path / "stage") == whole
+    shutil.rmtree(tmp_path / "stage")
