@@ -123,7 +123,7 @@ def option_names(registry: Registry) -> list[str]:
 
 def _dotted(node: DictConfig, prefix: str = "") -> list[str]:
     names: list[str] = []
-    for key in node:
+    for key in map(str, node.keys()):
         child = node._get_node(key)
         names.append(f"{prefix}{key}")
         if isinstance(child, DictConfig) and not child._is_none():

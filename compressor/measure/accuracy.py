@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.artifact import Form
 from compressor.measure.candidate import Candidate
-from compressor.measure.processes import run_worker
+from compressor.measure.processes import run_worker, side_by_side
 from compressor.measure.workload import Workload
 
 if TYPE_CHECKING:
@@ -152,8 +151,7 @@ def measure_accuracies(
         export = export_to and export_to / candidate.name
         return measure_accuracy(candidate, splits, task, workdir, bench=bench, workload=workload, export_to=export)
 
-    with ThreadPoolExecutor(processes or cores) as pool:
-        return list(pool.map(one, candidates))
+    return side_by_side(one, candidates, processes or cores)
 
 
 def _split_score(name: str, found: Mapping[str, Any]) -> SplitScore:

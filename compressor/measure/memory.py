@@ -6,14 +6,13 @@ Resident memory right after loading is far too low, because safetensors are mapp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MeasureError
 from compressor.measure.accuracy import AccuracyResult
-from compressor.measure.processes import run_worker
+from compressor.measure.processes import run_worker, side_by_side
 from compressor.runtimes import runtime_for
 
 if TYPE_CHECKING:
@@ -65,8 +64,8 @@ def measure_memory(candidates: Sequence[AccuracyResult], bench: BenchConfig, wor
         answer = run_worker(jobs[name], folder, name=what, threads=bench.threads, timeout_s=bench.timeout_s)
         return int(answer["peak_bytes"])
 
-    with ThreadPoolExecutor(2) as pool:  # side by side: a peak does not depend on the neighbours
-        peaks = dict(zip(jobs, pool.map(peak, jobs), strict=True))
+    # Two at a time: a peak does not depend on its neighbours.
+    peaks = dict(zip(jobs, side_by_side(peak, list(jobs), 2), strict=True))
     return {
         name: MemoryResult(
             candidate=name, runtime=runtime, peak_bytes=peaks[name], control_bytes=peaks[f"control-{runtime}"]

@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 import compressor
 from compressor import errors
@@ -24,6 +25,10 @@ from compressor.commit import read_json
 from compressor.errors import CompressorError, MeasureError
 
 OPENER = "compressor.store:load"  # what re-loads an artifact in the worker, as module:function
+T = TypeVar("T")
+R = TypeVar("R")
+
+_running: set[subprocess.Popen[bytes]] = set()
 _LOG_BYTES: Final = 1_000_000  # output beyond this is read and dropped
 _SHOWN_LINES: Final = 12
 _GRACE_S: Final = 3.0  # between SIGTERM and SIGKILL
@@ -62,6 +67,7 @@ def run_worker(job: Mapping[str, Any], folder: Path, *, name: str, threads: int,
         start_new_session=True,
     )
     assert process.stdout is not None
+    _running.add(process)
     try:
         with (folder / "worker.log").open("wb") as log:
             ended = _wait(process, process.stdout, log, time.monotonic() + timeout_s)
@@ -72,8 +78,22 @@ def run_worker(job: Mapping[str, Any], folder: Path, *, name: str, threads: int,
     finally:
         _signal_group(process, signal.SIGKILL)  # and whatever it left behind
         process.wait()
+        _running.discard(process)
         process.stdout.close()
     return _outcome(process.returncode, result, folder / "worker.log", name, None if ended else timeout_s)
+
+
+def side_by_side(call: Callable[[T], R], items: Sequence[T], processes: int) -> list[R]:
+    """Return `call` of each item, in order, with so many workers at a time; an interrupt ends them all."""
+    with ThreadPoolExecutor(processes) as pool:
+        calls = [pool.submit(call, item) for item in items]
+        try:
+            return [future.result() for future in calls]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(_running):
+                _signal_group(process, signal.SIGKILL)
+            raise
 
 
 def _environment(threads: int) -> dict[str, str]:

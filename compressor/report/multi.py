@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from compressor.report import cells
 from compressor.report.markdown import table as markdown_table
 from compressor.report.terminal import WIDTH
-from compressor.results import OK, RunResult
+from compressor.results import OK, CandidateResult, RunResult
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def print_results(results: Mapping[str, RunResult], console: Console | None = None) -> None:
-    """Print one row a run.
+    """Print one row a run, then why some have no numbers.
 
     Args:
         results: Runs by the label of their cell, e.g. its overrides.
@@ -33,59 +33,55 @@ def print_results(results: Mapping[str, RunResult], console: Console | None = No
     header, rows = _rows(results, separator="\n")
     table = Table(box=box.ASCII if plain else box.ROUNDED, show_lines=True)
     for i, name in enumerate(header):
-        side = i in (0, len(header) - 1)
-        # Verdicts stay whole; labels and reasons are folded.
-        table.add_column(
-            name, justify="left" if side else "right", overflow="fold", min_width=6 if side else 0, no_wrap=not side
-        )
+        label = i == 0  # labels are folded, verdicts stay whole
+        table.add_column(name, justify="left" if label else "right", overflow="fold", no_wrap=not label)
     for row in rows:
-        table.add_row(*(Text(cells.printable(cell, ascii_only=plain)) for cell in row))
+        short = [*row[:-1], row[-1].partition("(")[0]]
+        table.add_row(*(Text(cells.printable(cell, ascii_only=plain)) for cell in short))
     console.print(table)
     counts = [r.status.partition("(")[0] for r in results.values()]
     words = [f"{counts.count(word)} {word}" for word in dict.fromkeys(counts)]
-    console.print(f"{len(results)} runs: {', '.join(words)}", markup=False, highlight=False)
+    lines = [f"{len(results)} runs: {', '.join(words)}" if words else "0 runs"]
+    lines += [f"{label}: {r.status}" for label, r in results.items() if r.status != OK]
+    for line in lines:
+        console.print(cells.printable(line, ascii_only=plain), markup=False, highlight=False)
 
 
 def results_to_markdown(results: Mapping[str, RunResult]) -> str:
-    """Return the same as a Markdown table."""
+    """Return the same as a Markdown table, with the whole status in its last column."""
     header, rows = _rows(results, separator=" ")
-    return "\n".join(markdown_table([name.replace("\n", " ") for name in header], rows)) + "\n"
+    return "\n".join(markdown_table([name.replace("\n", ", ") for name in header], rows)) + "\n"
 
 
 def _rows(results: Mapping[str, RunResult], separator: str) -> tuple[list[str], list[list[str]]]:
     finished = [r for r in results.values() if r.status == OK and r.candidates]
     runtimes = list(dict.fromkeys(name for r in finished for name in cells.runtimes(r)))
     metric = next(iter(cells.metric_names(finished[0])), "metric") if finished else "metric"
-    header = [
-        "cell",
-        "params M",
-        "size MB",
-        "metric",
-        "vs its teacher",
-        *(f"{n}\nspeed-up" for n in runtimes),
-        "status",
-    ]
-    header[3] = metric
+    speeds = [f"{name}\nspeed-up" for name in runtimes]
+    header = ["cell", "params M\nsize MB", f"{metric}\nvs teacher", *speeds, "status"]
     rows = []
     for label, result in results.items():
-        if result not in finished:
+        if result.status != OK or not result.candidates:
             rows.append([label, *[cells.NOTHING] * (len(header) - 2), result.status])
             continue
-        shown = [c for c in cells.ordered(result) if c.role == "result"] or [result.teacher]
-        for candidate in shown:
-            name = next(iter(cells.metric_names(result)), metric)
-            value = cells.metric(candidate.metrics.get(name)) + (f" {name}" if name != metric else "")
-            gap = separator.join(cells.difference(cells.of_metric(result, candidate, name)))
-            speeds = [_speed(result, candidate.name, runtime, separator) for runtime in runtimes]
-            size = cells.megabytes(candidate.size_bytes)
-            rows.append([label, cells.parameters(candidate), size, value, gap, *speeds, result.status])
+        for candidate in [c for c in cells.ordered(result) if c.role == "result"] or [result.teacher]:
+            row = _row(result, candidate, metric, runtimes, separator)
+            rows.append([label, *row, result.status])
     return header, rows
 
 
-def _speed(result: RunResult, name: str, runtime: str, separator: str) -> str:
-    candidate = next(c for c in result.candidates if c.name == name)
-    found = cells.speed_up(cells.of_runtime(result, candidate, runtime))
+def _row(result: RunResult, candidate: CandidateResult, metric: str, runtimes: list[str], separator: str) -> list[str]:
+    name = next(iter(cells.metric_names(result)), metric)
+    quality = [cells.metric(candidate.metrics.get(name)) + (f" {name}" if name != metric else "")]
+    if candidate is not result.teacher:
+        quality += cells.difference(cells.of_metric(result, candidate, name))
+    size = [cells.parameters(candidate), cells.megabytes(candidate.size_bytes)]
+    speeds = [_speed(result, candidate, runtime) for runtime in runtimes]
+    return [separator.join(cell) for cell in (size, quality, *speeds)]
+
+
+def _speed(result: RunResult, candidate: CandidateResult, runtime: str) -> list[str]:
     timed = cells.latency_of(candidate, runtime)
     if timed is not None and timed.refusal:
-        return "refused"
-    return separator.join(found) or cells.NOTHING
+        return ["refused"]
+    return cells.speed_up(cells.of_runtime(result, candidate, runtime)) or [cells.NOTHING]

@@ -65,7 +65,7 @@ class Pearson(Metric):
     def of_sums(self, sums: Rows) -> Rows:
         n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
         spread = np.sqrt(np.clip(n * xx - x * x, 0, None) * np.clip(n * yy - y * y, 0, None))
-        return np.divide(n * xy - x * y, spread, out=np.zeros_like(spread), where=spread > 0)
+        return np.asarray(np.divide(n * xy - x * y, spread, out=np.zeros_like(spread), where=spread > 0))
 
 
 class Spearman(Metric):
@@ -107,4 +107,4 @@ class EntityF1(Metric):
 
     def of_sums(self, sums: Rows) -> Rows:
         both, found, wanted = np.moveaxis(sums, -1, 0)
-        return np.divide(2 * both, found + wanted, out=np.zeros_like(both), where=(found + wanted) > 0)
+        return np.asarray(np.divide(2 * both, found + wanted, out=np.zeros_like(both), where=(found + wanted) > 0))

@@ -158,7 +158,7 @@ def check_trainable_result_has_gradients(method: Method, house: TinyHouse) -> No
         return
     batch = house.batch(result)
     with torch.enable_grad():
-        house.task.hard_loss(result.model(**batch.inputs).logits, batch).backward()
+        torch.autograd.backward(house.task.hard_loss(result.model(**batch.inputs).logits, batch))
     moved = [p for p in result.model.parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)]
     assert moved, "leaves_trainable=True, and no parameter gets a gradient"
 
@@ -221,7 +221,8 @@ def check_loads_in_a_fresh_process(method: Method, house: TinyHouse) -> None:
     folder = saved(house, result, method)
     out = folder.parent / "logits.npy"
     batch = house.batch(result)
-    np.savez(folder.parent / "inputs.npz", **{k: v.numpy() for k, v in batch.inputs.items()})
+    arrays: dict[str, Any] = {k: v.numpy() for k, v in batch.inputs.items()}
+    np.savez(folder.parent / "inputs.npz", **arrays)
     command = [
         sys.executable,
         "-m",

@@ -21,6 +21,7 @@ from compressor.training.interrupts import Interrupted, stop_requests
 from compressor.training.optimization import Groups, Optimizer, frozen_embeddings
 from compressor.training.outputs import eager_attention
 from compressor.training.progress import Progress, TrainingProgress, silent_progress
+from compressor.training.quick_dropout import quick_dropout
 from compressor.training.row_gradients import row_gradients
 from compressor.training.signals import FitHook, Loss, TeacherSignals
 from compressor.training.stage import Stage, seed_of
@@ -117,6 +118,7 @@ def fit(
             teacher.fill()
         stack.enter_context(frozen_embeddings(model, settings.freeze_embeddings))
         stack.enter_context(eager_attention(model, bool(student_signals.attention)))
+        stack.enter_context(quick_dropout([model, *extra.values()], wanted=ranks.device == "cpu"))
         local = ranks.world == 1 and ranks.device == "cpu"
         tables = stack.enter_context(row_gradients([model, *extra.values()], wanted=local))
         run.optimizer = Optimizer(model, extra, parameter_groups, settings, run.total_steps, tables)

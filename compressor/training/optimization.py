@@ -84,7 +84,11 @@ class Optimizer:
         """Clip by `norm` and step; `number` counts from 0 and decides the learning rate."""
         if norm > self._max_norm:
             scale = self._max_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
-            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], scale)
+            plain = [p.grad for p in self.parameters if p.grad is not None and id(p) not in self._tables]
+            if plain:
+                torch._foreach_mul_(plain, scale)
+            for table in self._tables.values():
+                table.scale(scale)
         factor = rate_factor(number, self._total_steps, self._warmup_ratio)
         for group in self._adamw.param_groups:
             group["lr"] = group["initial_lr"] * factor

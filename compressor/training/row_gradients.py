@@ -41,6 +41,14 @@ class RowGradient:
             return self.parameter.grad
         return self.buffer[self.rows]
 
+    def scale(self, factor: float) -> None:
+        """Multiply the gradient."""
+        if self.parameter.grad is not self.buffer or self.rows is None:
+            if self.parameter.grad is not None:
+                self.parameter.grad.mul_(factor)
+            return
+        self.buffer[self.rows] *= factor
+
     def clear(self) -> None:
         """Make the buffer zero again."""
         if self.rows is not None:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 
 class HiddenLoss(StrEnum):
-    """Distance between hidden states."""
+    """Distance between hidden states: squared error, the same over the teacher's variance, or 1 - cosine."""
 
     mse = "mse"
+    nmse = "nmse"
     cosine = "cosine"
 
 
@@ -41,7 +42,7 @@ class DistillConfig(MethodConfig):
     temperature: float = 2.0  # softens both distributions; classes only
     alpha: float = 0.1  # weight of the hard loss; the soft loss has 1 - alpha
     hidden_weight: float = 1.0  # weight of the hidden-state loss; 0 leaves it out
-    hidden_loss: HiddenLoss = HiddenLoss.mse
+    hidden_loss: HiddenLoss = HiddenLoss.nmse  # mse, nmse (over the teacher's variance), cosine
     layer_map: list[int] | None = None  # teacher layer (from 0) for each student layer; unset: evenly spread
     dropout: float = 0.0  # of the student while it trains; the soft targets regularise already
 
@@ -148,12 +149,18 @@ class Distill(CompressionMethod[DistillConfig]):
 
 
 def hidden_distance(student_ND: Tensor, teacher_ND: Tensor, kind: HiddenLoss) -> Tensor:
-    """Return the mean squared error over N tokens and D dimensions, or the mean of 1 - cosine over tokens."""
+    """Compare N tokens' states of D dimensions.
+
+    `mse` is the mean squared error; `nmse` divides it by the variance of the teacher's states, so that layers of small and of
+    large scale weigh alike and 1 means "no better than their mean"; `cosine` is the mean of 1 - cosine over tokens.
+    """
     from torch.nn.functional import cosine_similarity, mse_loss
 
+    student_ND, teacher_ND = student_ND.float(), teacher_ND.float()
     if kind is HiddenLoss.cosine:
-        return (1 - cosine_similarity(student_ND.float(), teacher_ND.float(), dim=-1)).mean()
-    return mse_loss(student_ND.float(), teacher_ND.float())
+        return (1 - cosine_similarity(student_ND, teacher_ND, dim=-1)).mean()
+    error = mse_loss(student_ND, teacher_ND)
+    return error / teacher_ND.var(dim=0).mean() if kind is HiddenLoss.nmse else error
 
 
 def _check_map(layer_map: list[int], student_layers: int, teacher_layers: int) -> None:

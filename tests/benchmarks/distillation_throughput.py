@@ -1,9 +1,9 @@
 """How fast is a distillation: our loop against the stock trainer of transformers with a distillation loss.
 
 Both train the same 6-layer student of the same 12-layer teacher on the same sentences with the same batch size,
-dropout, loss (hard + soft) and optimizer, and pad to the longest text of a batch. Counted are real tokens of the training
-texts a second, teacher included: ours runs it once, theirs in each step. The arms alternate, so that a busy machine meets
-all of them.
+dropout, loss (hard + soft) and optimizer, and pad to the longest text of a batch. Counted are real tokens of the
+training texts a second, teacher included: ours runs it once, theirs in each step. The arms alternate, so that a busy
+machine meets all of them.
 
     python tests/benchmarks/distillation_throughput.py                      # the default model and data, fetched once
     python tests/benchmarks/distillation_throughput.py --model FOLDER --table FILE.parquet --examples 800 --repeats 2

@@ -87,3 +87,18 @@ def test_threads_are_set_before_the_worker_starts() -> None:
     variables = processes._environment(3)
     assert variables["OMP_NUM_THREADS"] == variables["MKL_NUM_THREADS"] == variables["OPENBLAS_NUM_THREADS"] == "3"
     assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] != "3"
+
+
+def test_a_failure_ends_the_workers_beside_it(house, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from compressor.measure.accuracy import measure_accuracies
+
+    monkeypatch.setattr(processes, "OPENER", "worker_openers:student_fails_others_hang")
+    candidates = [Candidate(name, house.folder / name) for name in ("student", "teacher")]
+    bench = replace(house.bench, timeout_s=90.0)
+    started = time.monotonic()
+    with pytest.raises(MeasureError, match="the student broke"):
+        measure_accuracies(candidates, house.splits, house.task, tmp_path, bench=bench, processes=2)
+    assert time.monotonic() - started < 60
+    assert not processes._running

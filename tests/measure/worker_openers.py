@@ -68,3 +68,10 @@ def student_crashes(folder: Path) -> Any:
     if folder.name == "student":
         os.kill(os.getpid(), signal.SIGSEGV)
     return store.load(folder)
+
+
+def student_fails_others_hang(folder: Path) -> Any:
+    if folder.name == "student":
+        time.sleep(2)
+        raise RuntimeError("the student broke")
+    time.sleep(120)
