@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    # `from compressor import families` asks here before it imports the submodule: answering it through the door would be a circle.
+    # `from compressor import families` asks here before it imports the submodule; the door would be a circle then.
     if not name.startswith("_") and find_spec(f"compressor.{name}") is None:
         api = import_module("compressor.api")
         if name in api.__all__:

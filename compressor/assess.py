@@ -13,8 +13,7 @@ from compressor.compare.bootstrap import metric_estimate
 from compressor.compare.statistics import median_interval, wilson_interval
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
-from compressor.machine import usable_cores
-from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accuracy
+from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accuracies
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import write_examples
@@ -97,21 +96,18 @@ def _measure(
         batch_size=bench.batch_size,
         seed=config.seed,
     )
-    steps = len(entries) + len(bench.runtimes) + bool(bench.memory)
-    with progress.task("measuring", steps) as bar:
-        scored = {}
-        for entry in entries:
-            scored[entry.name] = measure_accuracy(
-                Candidate(entry.name, entry.folder, entry.artifact.form),
-                files,
-                task,
-                work,
-                bench=bench,
-                workload=workload,
-                export_to=work / "onnx" / entry.name if set(bench.runtimes) - {"torch"} else None,
-                threads=usable_cores(),
-            )
-            bar.advance()
+    with progress.task("measuring", 1 + len(bench.runtimes) + bool(bench.memory)) as bar:
+        found = measure_accuracies(
+            [Candidate(entry.name, entry.folder, entry.artifact.form) for entry in entries],
+            files,
+            task,
+            work,
+            bench=bench,
+            workload=workload,
+            export_to=work / "onnx" if set(bench.runtimes) - {"torch"} else None,
+        )
+        scored = {one.candidate.name: one for one in found}
+        bar.advance()
         timed = []
         for runtime in bench.runtimes:
             timed.append(measure_latency(list(scored.values()), runtime, bench, work, seed=config.seed))
@@ -180,7 +176,13 @@ def _metric_value(metric: Metric, score: SplitScore, task: Task, seed: int) -> M
     if metric.name == "accuracy":
         interval = wilson_interval(round(found.value * found.n), found.n)
     return MetricValue(
-        value=found.value, ci95=(interval.low, interval.high), n=found.n, higher_is_better=metric.higher_is_better
+        value=found.value,
+        ci95=(
+            min(interval.low, found.value),
+            max(interval.high, found.value),
+        ),  # rounding must not leave the value outside
+        n=found.n,
+        higher_is_better=metric.higher_is_better,
     )
 
 
@@ -220,6 +222,7 @@ def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, c
                 task.label_names,
                 names=names,
                 seed=config.seed,
+                metric_name=metric_name(metric, split),
             )
             found.append(
                 Comparison(

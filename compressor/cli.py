@@ -30,6 +30,9 @@ def main() -> None:
     if "--version" in arguments:
         print(f"compressor {__version__}")
         return
+    flags = [a for a in arguments if a in ("-m", "--multirun")]
+    arguments = [*flags, *(a for a in arguments if a not in flags)]
+    sys.argv[1:] = arguments  # Hydra's parser takes no flag between overrides
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it caught, and we say what it means
     try:
         raise SystemExit(_hydra(arguments))
@@ -80,8 +83,9 @@ class Session:
 
     def __init__(self, methods: Registry) -> None:
         self.methods = methods
-        self.results: list[tuple[str, RunResult]] = []  # label and result of each cell
+        self.cells: list[tuple[int, tuple[str, ...], RunResult]] = []  # number, overrides, result
         self.exit_code = 0
+        self.error: CompressorError | None = None
         self.shared: Shared | None = None
         self.screen: Screen | None = None
         self.sweep_folder: Path | None = None
@@ -104,9 +108,16 @@ class Session:
         self.shared = self.shared or Shared()
         folder = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode is not RunMode.MULTIRUN:
-            config = compose.to_run_config(cfg, overrides, self.methods)
-            request = engine.Request(config=config, overrides=overrides, folder=folder)
-            return objective(engine.run(request, self.methods, self.screen, self.shared))
+            try:
+                config = compose.to_run_config(cfg, overrides, self.methods)
+                request = engine.Request(config=config, overrides=overrides, folder=folder)
+                return objective(engine.run(request, self.methods, self.screen, self.shared))
+            except CompressorError as error:
+                self.error = error  # raised by `finish`: through Hydra it would come with a line of Hydra's own
+                return None
+            finally:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()  # Hydra made it
         number = int(hydra_config.job.num)
         self.sweep_folder = folder.parent
         self.screen.rule(f"cell {number}: {' '.join(overrides)}")
@@ -119,13 +130,19 @@ class Session:
             self.shared,
         )
         self.exit_code = self.exit_code or code
-        self.results.append((f"{number}: {' '.join(overrides)}", result))
+        self.cells.append((number, overrides, result))
         return objective(result)
 
     def finish(self) -> int:
-        """Print the table over all cells of a multirun; return the exit code."""
-        if self.results and self.screen is not None and self.sweep_folder is not None:
-            self.screen.cells(self.results, self.sweep_folder)
+        """Raise what stopped a single run, or print the table over a multirun's cells; return the exit code."""
+        if self.error is not None:
+            raise self.error
+        if self.cells and self.screen is not None and self.sweep_folder is not None:
+            same = (
+                set.intersection(*(set(overrides) for _, overrides, _ in self.cells)) if len(self.cells) > 1 else set()
+            )
+            labels = [f"{n}: {' '.join(o for o in overrides if o not in same)}" for n, overrides, _ in self.cells]
+            self.screen.cells(dict(zip(labels, (r for _, _, r in self.cells), strict=True)), self.sweep_folder)
         return self.exit_code
 
 

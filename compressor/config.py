@@ -165,7 +165,7 @@ class BenchConfig:
     runtimes: list[str] = field(default_factory=lambda: ["torch", "onnxruntime", "openvino"])
     threads: int = 1
     batch_size: int = 1
-    texts: int = 40  # real test texts replayed at their own lengths, stratified over the length histogram
+    texts: int = 20  # real test texts replayed at their own lengths, stratified over the length histogram
     blocks: int = 12  # each block runs every text on every candidate once, in random order
     warmup_calls: int = 20
     memory: bool = True  # peak memory, each model in a process of its own

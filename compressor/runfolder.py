@@ -50,8 +50,6 @@ class RunFolder:
         self._close_log()
         if not self._committed:
             commit.discard(self.path)
-            if self.final.is_dir() and not any(self.final.iterdir()):
-                self.final.rmdir()  # Hydra made it
 
     def write_yaml(self, name: str, value: Any) -> None:
         """Write one YAML file of the run."""

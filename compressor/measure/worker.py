@@ -55,7 +55,6 @@ def _die_with_parent(parent: int | None) -> None:
 
 def opener(job: Mapping[str, Any]) -> Callable[[Path], Any]:
     """Return the function that re-loads an artifact: `compressor.store.load` unless the job names another."""
-    import_module("compressor.api")  # first, or the package's lazy names meet themselves half-loaded
     module, _, function = job["opener"].partition(":")
     loaded: Callable[[Path], Any] = getattr(import_module(module), function)
     return loaded

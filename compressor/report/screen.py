@@ -98,12 +98,11 @@ class Screen:
         """Print why a cell could not be run."""
         self.console.print(f"{type(error).__name__}: {error}", highlight=False, markup=False, soft_wrap=True)
 
-    def cells(self, results: Sequence[tuple[str, RunResult]], folder: Path) -> None:
-        """Print one table over the cells of a multirun and keep it as `comparison.md` beside them."""
-        by_label = dict(results)
+    def cells(self, results: Mapping[str, RunResult], folder: Path) -> None:
+        """Print one table over the cells of a multirun, by label, and keep it as `comparison.md` beside them."""
         self.rule(f"{len(results)} cells")
-        multi.print_results(by_label, self.console)
-        (folder / "comparison.md").write_text(multi.results_to_markdown(by_label), encoding="utf-8")
+        multi.print_results(results, self.console)
+        (folder / "comparison.md").write_text(multi.results_to_markdown(results), encoding="utf-8")
         self.line("saved", str(folder))
 
 

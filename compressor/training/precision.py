@@ -5,12 +5,16 @@ Weights, their gradients as the optimizer sees them, and the optimizer's state s
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressor.config import Precision
 from compressor.errors import ConfigError
+
+_UNFUSED_LENGTH: Final = 192  # tokens; measured on one Zen 5 core with 12 heads of width 32
 
 
 def native_bf16(device: str) -> bool:
@@ -43,3 +47,14 @@ def autocast(precision: Precision, device: str) -> AbstractContextManager[None]:
     """Return the context that forwards and losses run in."""
     kind = "cuda" if device.startswith("cuda") else "cpu"
     return torch.autocast(kind, dtype=torch.bfloat16, enabled=precision is Precision.bf16)
+
+
+def training_attention(precision: Precision, device: str, length: int) -> AbstractContextManager[Any]:
+    """Return the context that chooses the attention kernel of a forward whose backward follows.
+
+    The CPU's fused kernel has a slow bf16 backward for short texts: without dropout (with it, torch never uses that
+    kernel) 32 texts of 27 tokens take 23 ms fused and 6 ms unfused, 128 tokens 52 and 33 ms, 512 tokens 77 and 168 ms.
+    """
+    if precision is Precision.bf16 and device.startswith("cpu") and length <= _UNFUSED_LENGTH:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()

@@ -21,7 +21,7 @@ from compressor.training.evaluate import evaluate
 from compressor.training.interrupts import Interrupted, StopRequest
 from compressor.training.optimization import Optimizer
 from compressor.training.outputs import run_model
-from compressor.training.precision import autocast, resolve_precision
+from compressor.training.precision import autocast, resolve_precision, training_attention
 from compressor.training.progress import Progress
 from compressor.training.signals import FitHook, Loss, LossInputs, Outputs, TeacherSignals
 from compressor.training.state import EpochRecord, FitResult, Position
@@ -150,7 +150,8 @@ class Stage:
         batch = self.train.batch(indices).to(self.ranks.device)
         taught = Outputs() if self.teacher is None else self.teacher.for_batch(indices, batch)
         with autocast(self.precision, self.ranks.device):
-            student = run_model(self.model, batch.inputs, self.student_signals)
+            with training_attention(self.precision, self.ranks.device, batch.inputs["input_ids"].shape[1]):
+                student = run_model(self.model, batch.inputs, self.student_signals)
             inputs = LossInputs(
                 task=self.train.task,
                 batch=batch,

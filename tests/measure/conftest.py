@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import compressor.api  # noqa: F401 - first, so that no test depends on the order of imports
-
 sys.path.insert(0, str(Path(__file__).parent))  # the workers find `worker_openers` through PYTHONPATH
 
 

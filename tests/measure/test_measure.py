@@ -23,8 +23,8 @@ from compressor.measure.latency import measure_latency
 from compressor.measure.memory import measure_memory
 from compressor.measure.size import count_parameters, measure_size
 from compressor.runtimes import get_runtime
-from compressor.runtimes.onnx_int8 import quantize_dynamic_int8
 from compressor.testing.tiny import tiny_bert
+from compressor_plugins.int8_dynamic import quantize
 
 
 def test_scores_are_those_of_the_saved_model(house, scored) -> None:
@@ -88,7 +88,7 @@ def test_int8_is_scored_and_timed_as_it_is(house, scored, tmp_path: Path) -> Non
     teacher = store.load(house.folder / "teacher")
     made = tmp_path / "made"
     made.mkdir()
-    quantize_dynamic_int8(scored[0].onnx / "model.onnx", made / "model.onnx")
+    quantize(scored[0].onnx / "model.onnx", made / "model.onnx")
     store.save(teacher.evolve(folder=made, form=Form.onnx), tmp_path / "int8")
     result = measure_accuracy(
         Candidate("int8", tmp_path / "int8", Form.onnx),
@@ -165,3 +165,40 @@ def test_environment_is_plain_and_keeps_secrets(monkeypatch: pytest.MonkeyPatch)
     assert "very-secret" not in text
     assert found["packages"]["torch"]
     assert all(not isinstance(v, float) or math.isfinite(v) for v in found.values())
+
+
+@pytest.mark.parametrize("kind", ["token_classification", "regression"])
+def test_other_tasks_take_the_same_way(tmp_path: Path, kind: str) -> None:
+    from compressor.config import BenchConfig, TaskConfig
+    from compressor.measure.examples import write_examples
+    from compressor.measure.workload import choose_workload
+    from compressor.tasks import build_task
+    from compressor.testing.tiny import tiny_examples, tiny_tokenizer
+
+    tokens = kind == "token_classification"
+    names = ("O", "B-X") if tokens else ()
+    task = build_task(TaskConfig(type=kind, max_length=64), names)
+    torch.manual_seed(0)
+    model = tiny_bert(layers=1, labels=2 if tokens else 1, tokens=tokens).eval()
+    tokenizer = tiny_tokenizer()
+    artifact = CompressedModel(form=Form.torch, config=model.config, tokenizer=tokenizer, head=task.head, module=model)
+    store.save(artifact, tmp_path / "model")
+    examples = tiny_examples(20, kind=kind)
+    bench = BenchConfig(texts=6, blocks=4, batch_size=2, timeout_s=120)
+    workload = choose_workload(task, tokenizer, examples, split="test", texts=6, batch_size=2, seed=0)
+    assert [len(batch) for batch in workload.batches] == [2, 2, 2]
+    result = measure_accuracy(
+        Candidate("model", tmp_path / "model"),
+        {"test": write_examples(tmp_path / "test.jsonl", examples)},
+        task,
+        tmp_path,
+        bench=bench,
+        workload=workload,
+        export_to=tmp_path / "onnx",
+    )
+    assert set(result.splits["test"].metrics) == {m.name for m in task.metrics}
+    assert result.splits["test"].references == tuple(task.references(examples))
+    found = measure_latency([result], "onnxruntime", bench, tmp_path, seed=0)
+    assert found.refusals == {}
+    assert found.timed["model"].samples_ns.shape == (4, 3)
+    assert found.timed["model"].max_logit_difference < 1e-4

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -102,3 +104,36 @@ def test_a_failure_ends_the_workers_beside_it(house, tmp_path: Path, monkeypatch
         measure_accuracies(candidates, house.splits, house.task, tmp_path, bench=bench, processes=2)
     assert time.monotonic() - started < 60
     assert not processes._running
+
+
+def test_a_worker_dies_with_its_parent(house, tmp_path: Path) -> None:
+    job = {"kind": "score", "folder": str(house.folder / "teacher"), "form": "torch", "task": {}}
+    script = (
+        "from pathlib import Path; from compressor.measure import processes; "
+        "processes.OPENER = 'worker_openers:hangs'; "
+        f"processes.run_worker({job!r}, Path({str(tmp_path)!r}), name='it', threads=1, timeout_s=60)"
+    )
+    root = str(Path(processes.compressor.__file__).parent.parent)
+    path = os.pathsep.join([root, os.environ["PYTHONPATH"]])
+    parent = subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path})
+    try:
+        worker = wait_for_worker(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    deadline = time.monotonic() + 10
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(worker)
+
+
+def wait_for_worker(parent: int) -> int:
+    """Return the pid of the worker once it has begun its work."""
+    deadline = time.monotonic() + 40
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    while time.monotonic() < deadline:
+        for pid in children.read_text().split():
+            if Path(f"/proc/{pid}/task/{pid}/children").read_text().split():  # `hangs` has started its child
+                return int(pid)
+        time.sleep(0.1)
+    raise AssertionError("no worker was started")

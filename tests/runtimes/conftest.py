@@ -1,3 +1,1 @@
 """The door is opened first, so that no test depends on which module another imported before."""
-
-import compressor.api  # noqa: F401

@@ -95,3 +95,16 @@ def test_what_cannot_be_exported_is_a_measure_error(tmp_path: Path) -> None:
     model.bert.forward = lambda **_: 1 / 0
     with pytest.raises(MeasureError, match="ONNX export of BertForSequenceClassification failed"):
         export_onnx(model, tiny_tokenizer(), tmp_path)
+
+
+def test_openvino_executes_its_own_format(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    path = export_onnx(tiny_bert(layers=1), tiny_tokenizer(), tmp_path / "onnx")
+    (tmp_path / "own").mkdir()
+    openvino.save_model(openvino.Core().read_model(path), tmp_path / "own" / "model.xml", compress_to_fp16=False)
+    batch = inputs([2, 7, 8, 3], padded=1)
+    with get_runtime("onnxruntime").load(path.parent, Form.torch, 1) as session:
+        expected = session.run(batch)
+    with get_runtime("openvino").load(tmp_path / "own", Form.openvino, 1) as session:
+        np.testing.assert_allclose(session.run(batch), expected, atol=1e-5)

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from compressor.artifact import Form
-from compressor.errors import MeasureError
+from compressor.errors import ConfigError, Incompatible
 from compressor.runtimes import get_runtime
 from compressor.runtimes.export import export_onnx
-from compressor.runtimes.onnx_int8 import quantize_dynamic_int8
+from compressor.testing.house import TinyHouse
 from compressor.testing.tiny import tiny_bert, tiny_tokenizer
+from compressor_plugins.int8_dynamic import Int8Dynamic, Int8DynamicConfig, quantize
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("embeddings", [False, True])
 def test_every_linear_is_quantised(exported: Path, tmp_path: Path, embeddings: bool) -> None:
-    report = quantize_dynamic_int8(exported, tmp_path / "model.onnx", embeddings=embeddings)
-    assert report.quantised == report.eligible == 2 * 6 + 2  # q, k, v, output, two of the FFN; pooler, classifier
+    report = quantize(exported, tmp_path / "model.onnx", embeddings=embeddings)
+    assert report.linears_quantised == report.linears_eligible == 2 * 6 + 2  # six a layer; pooler, classifier
     assert report.skipped == ()
     assert report.int8_bytes == (tmp_path / "model.onnx").stat().st_size
     table = 2000 * 128
@@ -48,5 +49,22 @@ def test_a_graph_without_linears_is_refused(tmp_path: Path) -> None:
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [out])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, str(tmp_path / "in.onnx"))
-    with pytest.raises(MeasureError, match="none of 0 linears"):
-        quantize_dynamic_int8(tmp_path / "in.onnx", tmp_path / "out.onnx")
+    with pytest.raises(Incompatible):
+        quantize(tmp_path / "in.onnx", tmp_path / "out.onnx")
+
+
+def test_too_few_quantised_linears_are_an_error_that_names_the_rest(tmp_path: Path, monkeypatch) -> None:
+    import compressor_plugins.int8_dynamic as module
+
+    house = TinyHouse(tmp_path)
+    report = module.Int8Report(
+        linears_quantised=3, linears_eligible=99, skipped=("MatMul_7", "MatMul_9"), fp32_bytes=2, int8_bytes=1
+    )
+    monkeypatch.setattr(module, "quantize", lambda *args, **kwargs: report)
+    with pytest.raises(Incompatible, match="3 of 99 eligible linears.*MatMul_7"):
+        house.compress([Int8Dynamic(Int8DynamicConfig())])
+
+
+def test_a_share_outside_its_range_is_refused() -> None:
+    with pytest.raises(ConfigError, match="minimum_share"):
+        Int8DynamicConfig(minimum_share=0.0)

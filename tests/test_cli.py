@@ -1,0 +1,209 @@
+"""The command as a user types it, on a tiny teacher and a tiny file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compressor import commit, store
+from compressor.results import RunResult
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from toy_files import write_checkpoint, write_data  # noqa: E402 - found through the line above
+
+QUICK = ("bench.texts=4", "bench.blocks=4", "bench.warmup_calls=2", "bench.memory=false")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    write_checkpoint(folder / "teacher")
+    write_data(folder / "data.csv")
+    return folder
+
+
+def run(place: Path, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+    common = (
+        "teacher=checkpoint",
+        f"teacher.checkpoint={place / 'teacher'}",
+        "teacher.train.epochs=10",
+        "teacher.train.batch_size=16",
+        "teacher.train.learning_rate=3e-3",
+        "task=file",
+        f"task.train={place / 'data.csv'}",
+        "train.epochs=1",
+        "train.learning_rate=1e-3",
+        "bench.runtimes=[torch]",
+        *QUICK,
+    )
+    typed = {a.partition("=")[0] for a in arguments}
+    kept = [c for c in common if c.partition("=")[0] not in typed]
+    environment = {**os.environ, "COMPRESSOR_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "compressor", *kept, *arguments],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(place):
+    folder = place / "run"
+    ended = run(
+        place,
+        "method=[distill,int8_dynamic]",
+        "student.layers=2",
+        "bench.runtimes=[torch,onnxruntime]",
+        "bench.baselines=[finetune]",
+        f"hydra.run.dir={folder}",
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return folder, ended
+
+
+def test_one_command_ends_with_the_table_and_no_noise(finished) -> None:
+    folder, ended = finished
+    assert "teacher" in ended.stdout and "distill+int8_dynamic" in ended.stdout and "finetune" in ended.stdout
+    assert "estimate" in ended.stdout and str(folder) in ended.stdout
+    for noise in ("Warning", "warning", "Traceback", "deprecat"):
+        assert noise not in ended.stdout + ended.stderr
+    assert all(len(line) <= 110 for line in ended.stdout.splitlines() if str(folder.parent) not in line)
+
+
+def test_the_result_has_what_was_promised(finished) -> None:
+    folder, _ = finished
+    plain = json.loads((folder / "result.json").read_text())
+    result = RunResult.from_json(plain)
+    assert plain["schema_version"] == 1 and plain["status"] == "ok"
+    names = [c["name"] for c in plain["candidates"]]
+    assert names == ["teacher", "distill+int8_dynamic", "finetune"]
+    assert [c["role"] for c in plain["candidates"]] == ["teacher", "result", "baseline"]
+    chain = plain["candidates"][1]
+    assert [s["method"] for s in chain["lineage"]] == ["distill", "int8_dynamic"]
+    assert all(s["seconds"] > 0 and s["version"] for s in chain["lineage"])
+    assert chain["size_bytes"] < plain["candidates"][0]["size_bytes"]
+    metric = chain["metrics"]["accuracy"]
+    assert metric["ci95"][0] <= metric["value"] <= metric["ci95"][1] and metric["higher_is_better"] is True
+    timed = {entry["runtime"]: entry for entry in chain["latency"]}
+    assert timed["onnxruntime"]["latency_ms_p50"] > 0 and timed["torch"]["refusal"]
+    compared = {(c.candidate, c.metric or c.runtime): c for c in result.comparisons}
+    assert compared["distill+int8_dynamic", "onnxruntime"].ratio is not None
+    assert compared["finetune", "accuracy"].difference is not None
+    assert plain["environment"]["packages"]
+
+
+def test_the_run_folder_is_whole_and_holds_everything(finished) -> None:
+    folder, _ = finished
+    commit.verify(folder)
+    for name in ("run.yaml", "report.md", "log.txt", "manifest.json"):
+        assert (folder / name).is_file()
+    assert {p.name for p in (folder / "predictions").iterdir()} == {
+        "teacher-test.parquet",
+        "distill+int8_dynamic-test.parquet",
+        "finetune-test.parquet",
+    }
+    assert not (folder / "workspace").exists()
+    assert not [p for p in folder.parent.iterdir() if ".partial-" in p.name]
+
+
+def test_a_torch_result_is_an_ordinary_checkpoint(finished) -> None:
+    folder, _ = finished
+    script = (
+        "import sys; from transformers import AutoModelForSequenceClassification as A\n"
+        "m = A.from_pretrained(sys.argv[1]); print(m.config.num_hidden_layers, m.config.id2label)\n"
+        "assert 'compressor' not in sys.modules"
+    )
+    path = folder / "candidates" / "finetune"
+    ended = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 {0: 'bad', 1: 'good'}" in ended.stdout
+    assert store.load(path).lineage[0].method == "finetune"
+
+
+def test_the_same_run_reuses_teacher_and_finished_stages(place, finished) -> None:
+    folder, _ = finished
+    again = place / "again"
+    ended = run(place, "method=[distill,int8_dynamic]", "student.layers=2", f"hydra.run.dir={again}")
+    assert ended.returncode == 0, ended.stderr
+    assert "from the cache" in ended.stdout
+    plain = json.loads((again / "result.json").read_text())
+    assert plain["candidates"][1]["lineage"][0]["notes"]["resumed_from"] == "finished"
+    before = json.loads((folder / "result.json").read_text())
+    assert plain["candidates"][1]["metrics"]["accuracy"] == before["candidates"][1]["metrics"]["accuracy"]
+
+
+def test_a_finished_run_is_not_overwritten(place, finished) -> None:
+    folder, _ = finished
+    before = (folder / "manifest.json").read_bytes()
+    ended = run(place, "method=distill", "student.layers=2", f"hydra.run.dir={folder}")
+    assert ended.returncode == 7
+    assert "a finished run" in ended.stderr
+    assert (folder / "manifest.json").read_bytes() == before
+
+
+def test_a_multirun_ends_with_one_table_and_runs_equal_cells_once(place) -> None:
+    sweep = place / "sweep"
+    ended = run(place, "-m", "method=[],distill,[drop_layers]", "student.layers=2,9,3", f"hydra.sweep.dir={sweep}")
+    status = {p.parent.name: json.loads(p.read_text())["status"] for p in sweep.glob("*/result.json")}
+    assert len(status) == 9
+    assert status["0"] == "ok" and status["1"] == status["2"] == "skipped(duplicate of 0)"
+    assert [status[n] for n in ("3", "5", "6", "8")] == ["ok"] * 4
+    assert status["4"].startswith("failed(Incompatible") and status["7"].startswith("failed(Incompatible")
+    assert ended.returncode == 3, "a failed cell must show in the exit code"
+    assert "9 cells" in ended.stdout
+    assert (sweep / "comparison.md").read_text().count("\n|") >= 9
+    for cell in sweep.glob("[0-9]*"):
+        commit.verify(cell)
+
+
+BAD = [
+    (("method=distil",), 2, "method=distill"),
+    (("method=distill", "student.layrs=2"), 2, "student.layers"),
+    (("method=distill", "student.layers=2", "method.distill.temprature=3"), 2, "method.distill.temperature"),
+    (("method=distill", "student.layers=two"), 2, "could not be converted to Integer"),
+    (("method=distill", "student.layers=9"), 3, "the source has 4 layers"),
+    (("method=distill", "student.layers=4"), 3, "leave the source as it is"),
+    (("method=distill",), 3, "student.layers=2"),
+    (("student.layers=2",), 2, "no method of the chain"),
+    (("method=[int8_dynamic,distill]", "student.layers=2"), 3, "which is final"),
+    (("method=distill", "student.heads=3"), 3, "does not divide the width"),
+    (("method=distill", "student.layers=2", "method.distill.layer_map=[0]"), 3, "has 1 entries"),
+    (("method=distill", "student.layers=2", "method.distill.layer_map=[0,7]"), 3, "no layer 7"),
+    (("method=distill", "student.layers=2", "method.distill.temperature=0"), 2, "temperature=0"),
+    (("method=distill", "student.layers=2", "task.text=words"), 4, "no such column"),
+    (("method=distill", "student.layers=2", "task.train=missing.csv"), 2, "there is no such file"),
+    (("method=distill", "student.layers=2", "teacher.checkpoint=./nowhere"), 2, "there is no such folder"),
+    (("method=distill", "student.layers=2", "teacher.checkpoint=some/model-nobody-has"), 5, "teacher=e5_small"),
+    (("method=distill", "student.layers=2", "task=glue/sst2"), 2, "task=rotten_tomatoes"),
+    (("method=distill", "student.layers=2", "device=cuda"), 2, "no CUDA device"),
+    (("method=distill", "student.layers=2", "bench.runtimes=[tensorrt]"), 2, "onnxruntime"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "told"), BAD, ids=[" ".join(b[0]) for b in BAD])
+def test_bad_input_is_one_typed_error_and_leaves_nothing(place, arguments, code, told) -> None:
+    if "device=cuda" in arguments:
+        import torch
+
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a CUDA device")
+    folder = place / "bad"
+    if any(a.startswith("task=glue") for a in arguments):
+        arguments = (*arguments, "task.train=train", "task.text=sentence")
+    ended = run(place, *arguments, f"hydra.run.dir={folder}", timeout=120)
+    assert ended.returncode == code, ended.stderr
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) <= 6
+    assert not folder.exists()
+    assert not [p for p in place.iterdir() if ".partial-" in p.name]
