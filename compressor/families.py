@@ -55,6 +55,11 @@ def layers_path(config: PretrainedConfig) -> str:
     return _LAYOUT[name][0]
 
 
+def ffn_size_name(config: PretrainedConfig) -> str:
+    """Return the config attribute that holds the width of the feed-forward part."""
+    return "hidden_dim" if family(config) == "distilbert" else "intermediate_size"
+
+
 def base_model(model: nn.Module) -> nn.Module:
     """Return the encoder without its task head."""
     base = getattr(model, "base_model", model)

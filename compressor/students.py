@@ -30,7 +30,7 @@ def student_config(source: PretrainedConfig, student: StudentConfig) -> Pretrain
     for name, attribute in (
         ("layers", "num_hidden_layers"),
         ("hidden_size", "hidden_size"),
-        ("intermediate_size", "intermediate_size"),
+        ("intermediate_size", families.ffn_size_name(source)),
         ("heads", "num_attention_heads"),
     ):
         value = getattr(student, name)
@@ -84,17 +84,21 @@ def _check_layers(student: StudentConfig, source_layers: int) -> None:
 
 
 def _shape(config: PretrainedConfig) -> tuple[int, ...]:
-    return (*_widths(config), int(config.intermediate_size), int(config.num_hidden_layers))
+    return (*_widths(config), _ffn(config), int(config.num_hidden_layers))
 
 
 def _widths(config: PretrainedConfig) -> tuple[int, int]:
     return int(config.hidden_size), int(config.num_attention_heads)
 
 
+def _ffn(config: PretrainedConfig) -> int:
+    return int(getattr(config, families.ffn_size_name(config)))
+
+
 def _describe(config: PretrainedConfig) -> str:
     return (
         f"{config.num_hidden_layers} layers x {config.hidden_size}, {config.num_attention_heads} heads, "
-        f"FFN {config.intermediate_size}"
+        f"FFN {_ffn(config)}"
     )
 
 
@@ -166,8 +170,8 @@ def _strongest_neurons(source: nn.Module, student: nn.Module, layers: list[int])
     """Return, for each student layer, the indices of the FFN neurons it keeps, in their old order."""
     from torch import nn
 
-    width = int(source.config.intermediate_size)  # type: ignore[union-attr, arg-type]
-    keep = int(student.config.intermediate_size)  # type: ignore[union-attr, arg-type]
+    width = _ffn(source.config)  # type: ignore[union-attr, arg-type]
+    keep = _ffn(student.config)  # type: ignore[union-attr, arg-type]
     if keep == width:
         return []
     kept = []

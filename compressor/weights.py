@@ -21,17 +21,31 @@ def save_weights(model: nn.Module, folder: Path) -> None:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Load what `save_weights` wrote.
+    """Load what `save_weights` wrote, and share again what was shared.
 
     Raises:
         StoreError: A name is missing or unexpected, or a shape differs.
     """
-    from safetensors.torch import load_model
+    from safetensors import SafetensorError, safe_open
 
     path = folder / FILE_NAME
     if not path.is_file():
         raise StoreError(f"{path} does not exist")
     try:
-        load_model(model, str(path), strict=True)
-    except (RuntimeError, OSError) as error:
+        with safe_open(str(path), framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            shared = {name: kept for name, kept in (file.metadata() or {}).items() if kept in state}
+        model.load_state_dict({**state, **{name: state[kept] for name, kept in shared.items()}})
+    except (RuntimeError, OSError, SafetensorError) as error:
         raise StoreError(f"{path} does not fit the model built from its config: {error}") from error
+    for name, kept in shared.items():
+        _share(model, name, kept)
+
+
+def _share(model: nn.Module, name: str, kept: str) -> None:
+    """Make the parameter `name` the same object as the parameter `kept`."""
+    owner, _, attribute = name.rpartition(".")
+    source, _, source_attribute = kept.rpartition(".")
+    value = getattr(model.get_submodule(source), source_attribute)
+    if attribute in model.get_submodule(owner)._parameters:
+        setattr(model.get_submodule(owner), attribute, value)

@@ -12,6 +12,7 @@ from compressor import assets
 from compressor.artifact import Blueprint
 from compressor.config import RunConfig
 from compressor.errors import CompressorError
+from compressor.families import ffn_size_name
 from compressor.pipeline import Link, chain_name
 from compressor.report import multi, terminal
 from compressor.results import RunResult
@@ -111,6 +112,6 @@ def shape(blueprint: Blueprint) -> str:
     config = blueprint.config
     text = (
         f"{config.model_type} {config.num_hidden_layers} x {config.hidden_size}, {config.num_attention_heads} heads, "
-        f"FFN {config.intermediate_size}"
+        f"FFN {getattr(config, ffn_size_name(config))}"
     )
     return text if blueprint.form.value == "torch" else f"{text}, {blueprint.form} form"

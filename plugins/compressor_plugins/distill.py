@@ -40,8 +40,8 @@ class DistillConfig(MethodConfig):
     """Options of `distill`."""
 
     temperature: float = 2.0  # softens both distributions; classes only
-    alpha: float = 0.1  # weight of the hard loss; the soft loss has 1 - alpha
-    hidden_weight: float = 1.0  # weight of the hidden-state loss; 0 leaves it out
+    alpha: float = 0.0  # weight of the hard loss; the soft loss has 1 - alpha
+    hidden_weight: float = 5.0  # weight of the hidden-state loss; 0 leaves it out
     hidden_loss: HiddenLoss = HiddenLoss.nmse  # mse, nmse (over the teacher's variance), cosine
     layer_map: list[int] | None = None  # teacher layer (from 0) for each student layer; unset: evenly spread
     dropout: float = 0.0  # of the student while it trains; the soft targets regularise already
