@@ -13,6 +13,7 @@ from compressor.compare.bootstrap import metric_estimate
 from compressor.compare.statistics import median_interval, wilson_interval
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
+from compressor.errors import MeasureError
 from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accuracies
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
@@ -20,7 +21,7 @@ from compressor.measure.examples import write_examples
 from compressor.measure.latency import LatencyResult, measure_latency
 from compressor.measure.memory import MemoryResult, measure_memory
 from compressor.measure.size import measure_size
-from compressor.measure.workload import choose_workload
+from compressor.measure.workload import Replay, choose_workload
 from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
 from compressor.tasks.base import Task
 from compressor.tasks.data import TaskData
@@ -28,6 +29,9 @@ from compressor.tasks.data import TaskData
 if TYPE_CHECKING:
     from compressor.tasks.metrics import Metric
     from compressor.training.progress import Progress
+
+
+SAVED_TOLERANCE = 1e-4  # fp32 logits at other thread counts; at equal ones they are bit-equal (the conformance suite)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ def assess(
         MeasureError: A measuring process failed.
     """
     measured = _measure(entries, task, data, config, folder, progress)
+    for entry in entries:
+        _require_saved_is_what_was_made(entry, measured.scored[entry.name])
     _keep_raw(measured, folder)
     return RunResult(
         status=OK,
@@ -117,6 +123,30 @@ def _measure(
             memory = measure_memory(list(scored.values()), bench, work)
             bar.advance()
     return Measured(scored=scored, timed=timed, memory=memory)
+
+
+def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> None:
+    """Compare the logits of the model in memory with those of the scoring process, on the replayed texts.
+
+    Raises:
+        MeasureError: They differ, so the table would describe another model than the one that was made.
+    """
+    import torch
+
+    if entry.artifact.module is None or scored.replay is None:
+        return
+    replay, model = Replay.load(scored.replay), entry.artifact.model
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        for index, (inputs, expected) in enumerate(zip(replay.inputs, replay.expected, strict=True)):
+            tensors = {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}
+            ours = replay.rows(index, model(**tensors).logits.float().cpu().numpy())
+            if not abs(ours - expected).max() <= (SAVED_TOLERANCE if device.type == "cpu" else 1e-2):
+                raise MeasureError(
+                    f"'{entry.name}' re-loaded from disk gives other logits than the model that was saved: they differ by "
+                    f"{abs(ours - expected).max():.1e}",
+                    allowed=f"{SAVED_TOLERANCE:.0e}",
+                )
 
 
 def _keep_raw(measured: Measured, folder: Path) -> None:

@@ -70,7 +70,7 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         screen.announce(config, plan.teacher, data, chains)
         ready = teachers.prepare(config.teacher, task, data, machine, seed=config.seed, progress=screen.progress)
         screen.teacher(ready)
-        screen.estimate(estimate_seconds(ready.artifact, task, chains, data, config))
+        screen.estimate(estimate_seconds(ready.artifact, task, chains, data, config, machine.device))
         entries = [Entry(name="teacher", role="teacher", folder=ready.folder, artifact=ready.artifact)]
         for name, links in chains.items():
             artifact = _compress(links, ready, data, config, machine, folder, shared, screen)

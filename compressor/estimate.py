@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compressor.artifact import CompressedModel
-from compressor.config import RunConfig
+from compressor.config import Precision, RunConfig
 from compressor.pipeline import Link
 from compressor.tasks.data import TaskData
+from compressor.training.precision import autocast, resolve_precision
 
 if TYPE_CHECKING:
     from compressor.tasks.base import Task
@@ -19,14 +20,19 @@ MEASURE_SECONDS = 35.0  # processes, imports and timing of one candidate over th
 
 
 def estimate_seconds(
-    teacher: CompressedModel, task: Task, chains: Mapping[str, Sequence[Link]], data: TaskData, config: RunConfig
+    teacher: CompressedModel,
+    task: Task,
+    chains: Mapping[str, Sequence[Link]],
+    data: TaskData,
+    config: RunConfig,
+    device: str,
 ) -> float:
     """Return the seconds from here to the table; a guess within a factor of about 1.5.
 
     A forward of the teacher is timed on real texts. A training link is charged its student's share of the teacher's layers,
     and one teacher pass if it reads teacher signals.
     """
-    per_text = _forward_seconds_per_text(teacher, task, data)
+    per_text = _forward_seconds_per_text(teacher, task, data, resolve_precision(config.train.precision, device), device)
     total = MEASURE_SECONDS * (1 + len(chains))
     for links in chains.values():
         for link in links:
@@ -39,16 +45,20 @@ def estimate_seconds(
     return total
 
 
-def _forward_seconds_per_text(teacher: CompressedModel, task: Task, data: TaskData) -> float:
+def _forward_seconds_per_text(
+    teacher: CompressedModel, task: Task, data: TaskData, precision: Precision, device: str
+) -> float:
     import torch
 
     step = max(1, len(data.train) // 64)
     examples = sorted(data.train[::step][:64], key=lambda e: len(e.text))
-    batch = task.collate(teacher.tokenizer, examples[24:56], task.encode(teacher.tokenizer, examples[24:56]))
+    batch = task.collate(teacher.tokenizer, examples[24:56], task.encode(teacher.tokenizer, examples[24:56])).to(device)
+    model = teacher.model.to(device)
     timings = []
-    with torch.inference_mode():
+    with torch.inference_mode(), autocast(precision, device):
         for _ in range(3):
             start = time.perf_counter()
-            teacher.model(**batch.inputs)
+            model(**batch.inputs).logits.sum().item()  # waits for the device
             timings.append(time.perf_counter() - start)
+    model.cpu()
     return min(timings) / max(1, len(batch.ids))

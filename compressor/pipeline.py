@@ -137,7 +137,7 @@ def run(
         trainable = result.form is Form.torch and link.method.capabilities.leaves_trainable
         artifact = replace(result, lineage=(*artifact.lineage, step), structure=None, notes={}, trainable=trainable)
         if artifact.module is not None:
-            artifact.module.eval()
+            artifact.module.cpu().eval()  # between links a model rests on the CPU, whatever trained it
     return artifact
 
 

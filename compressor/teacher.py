@@ -222,6 +222,7 @@ def prepare(
         )
         seconds, notes = result.seconds, result.summary()
     validation = _validate(artifact.model, artifact.tokenizer, task, data, machine.device)
+    artifact.model.cpu()
     record = {"seconds": seconds, "validation": dict(validation), "notes": notes}
     with commit.partial_folder(folder, keep_existing=True) as partial:
         store.write(artifact, partial)

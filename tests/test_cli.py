@@ -207,3 +207,23 @@ def test_bad_input_is_one_typed_error_and_leaves_nothing(place, arguments, code,
     assert len(ended.stderr.strip().splitlines()) <= 6
     assert not folder.exists()
     assert not [p for p in place.iterdir() if ".partial-" in p.name]
+
+
+def test_torchrun_trains_together_and_one_process_reports(place) -> None:
+    folder = place / "together"
+    environment = {**os.environ, "COMPRESSOR_CACHE": str(place / "cache-together"), "HF_HUB_OFFLINE": "1"}
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"),
+        *("-m", "compressor", "method=distill", "student.layers=2", f"hydra.run.dir={folder}", "train.epochs=1"),
+        *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
+        *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "train.learning_rate=1e-3"),
+        *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", *QUICK),
+    ]
+    ended = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("estimate") == 1, "only the first process may speak"
+    commit.verify(folder)
+    result = RunResult.from_json(json.loads((folder / "result.json").read_text()))
+    assert [c.name for c in result.candidates] == ["teacher", "distill"]

@@ -15,12 +15,12 @@ from compressor.registry import load as load_registry
 from compressor.testing.house import TinyHouse
 from compressor_plugins.distill import Distill, DistillConfig
 from compressor_plugins.drop_layers import DropLayers
-from compressor_plugins.finetune import Finetune
+from compressor_plugins.finetune import Finetune, FinetuneConfig
 from compressor_plugins.int8_dynamic import Int8Dynamic, Int8DynamicConfig
 
 METHODS = {
     "distill": lambda: Distill(DistillConfig()),
-    "finetune": lambda: Finetune(MethodConfig()),
+    "finetune": lambda: Finetune(FinetuneConfig()),
     "drop_layers": lambda: DropLayers(MethodConfig()),
     "int8_dynamic": lambda: Int8Dynamic(Int8DynamicConfig()),
 }

@@ -101,6 +101,11 @@ def lineage(candidate: CandidateResult) -> str:
     return " > ".join(step.method for step in candidate.lineage) or "as it is"
 
 
+def label(candidate: CandidateResult) -> list[str]:
+    """The name, and beside a baseline's name what it is."""
+    return [candidate.name, "(baseline)"] if candidate.role == "baseline" else [candidate.name]
+
+
 def refusals(result: RunResult) -> list[str]:
     """One line for each runtime that could not take a candidate."""
     return [

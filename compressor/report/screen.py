@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,20 @@ from compressor.teacher import Teacher
 from compressor.training.progress import TrainingProgress
 
 
+class _Lines(logging.Handler):
+    """Shows what the program's own loggers say: epochs, where no bar can be drawn also progress, warnings."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.INFO)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        topic = record.name.rpartition(".")[2]
+        if record.levelno >= logging.WARNING:
+            topic = "warning"
+        self._screen.line("" if topic == "compressor" else topic, record.getMessage())
+
+
 class Screen:
     """The terminal of one command."""
 
@@ -29,6 +44,10 @@ class Screen:
         self.progress = TrainingProgress(self.console)
         self._downloads: Progress | None = None
         self._download_tasks: dict[str, TaskID] = {}
+        log = logging.getLogger("compressor")
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.handlers = [*(h for h in log.handlers if not isinstance(h, _Lines)), _Lines(self)]
 
     def line(self, topic: str, text: str) -> None:
         """Print one line under a topic."""

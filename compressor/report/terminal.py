@@ -70,7 +70,7 @@ def _table(result: RunResult, *, ascii_only: bool) -> Table:
         teacher = candidate.name == result.teacher.name
         memory = [cells.megabytes(candidate.peak_memory_bytes)]
         row = [
-            [candidate.name, cells.lineage(candidate) if not teacher else "teacher"],
+            cells.label(candidate),
             [cells.parameters(candidate), cells.megabytes(candidate.size_bytes), *memory],
         ]
         for name in metrics:

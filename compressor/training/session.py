@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,7 @@ def train_on_labels(
         checkpoints=checkpoints,
         progress=progress,
         label=label,
+        logger=logging.getLogger(f"compressor.{label}"),
     )
 
 
