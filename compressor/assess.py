@@ -14,6 +14,7 @@ from compressor.compare.statistics import median_interval, wilson_interval
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
 from compressor.errors import MeasureError
+from compressor.families import forward_inputs
 from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accuracies
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
@@ -82,10 +83,19 @@ def assess(
         seed=config.seed,
         seconds_total=0.0,
         candidates=tuple(_candidate(e, measured, task, config, folder) for e in entries),
-        comparisons=tuple(c for e in entries[1:] for c in _comparisons(e, entries[0], measured, task, config)),
+        comparisons=tuple(
+            c for ours, theirs in _pairs(entries) for c in _comparisons(ours, theirs, measured, task, config)
+        ),
         environment=environment(threads=config.bench.threads),
         notes=_notes(entries),
     )
+
+
+def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+    """Return who is compared with whom: everyone with the teacher, the result also with each baseline."""
+    teacher, *others = entries
+    baselines = [e for e in others if e.role == "baseline"]
+    return [(e, teacher) for e in others] + [(e, b) for e in others if e.role == "result" for b in baselines]
 
 
 def _measure(
@@ -140,7 +150,7 @@ def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> Non
     with torch.inference_mode():
         for index, (inputs, expected) in enumerate(zip(replay.inputs, replay.expected, strict=True)):
             tensors = {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}
-            ours = replay.rows(index, model(**tensors).logits.float().cpu().numpy())
+            ours = replay.rows(index, model(**forward_inputs(model, tensors)).logits.float().cpu().numpy())
             if not abs(ours - expected).max() <= (SAVED_TOLERANCE if device.type == "cpu" else 1e-2):
                 raise MeasureError(
                     f"'{entry.name}' re-loaded from disk gives other logits than the model that was saved: they differ by "

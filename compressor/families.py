@@ -5,13 +5,19 @@ Methods ask here and never branch on a model's name.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from compressor.errors import Incompatible
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
+
+Value = TypeVar("Value")
+
+MODEL_INPUTS: Final = ("input_ids", "token_type_ids", "attention_mask")  # what a tokenizer may give
 
 # config.model_type -> (path of the layer list under the base model, paths of q, k, v under a layer)
 _BERT = ("encoder.layer", ("attention.self.query", "attention.self.key", "attention.self.value"))
@@ -58,6 +64,26 @@ def layers_path(config: PretrainedConfig) -> str:
 def ffn_size_name(config: PretrainedConfig) -> str:
     """Return the config attribute that holds the width of the feed-forward part."""
     return "hidden_dim" if family(config) == "distilbert" else "intermediate_size"
+
+
+def reserved_positions(config: PretrainedConfig) -> int:
+    """Return how many rows of the position table hold no token: RoBERTa's kin count positions from past the padding id."""
+    counts_from_padding = family(config) in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return int(config.pad_token_id or 0) + 1 if counts_from_padding else 0
+
+
+def forward_names(model: nn.Module) -> frozenset[str]:
+    """Return the tokenizer tensors that a model's forward takes; all, if it names none and takes any (a wrapper)."""
+    parameters = inspect.signature(model.forward).parameters
+    named = frozenset(MODEL_INPUTS) & parameters.keys()
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return frozenset(MODEL_INPUTS) if takes_any and not named else named
+
+
+def forward_inputs(model: nn.Module, inputs: Mapping[str, Value]) -> dict[str, Value]:
+    """Return those of `inputs` that the model's forward takes: some families have no `token_type_ids`."""
+    names = forward_names(model)
+    return {name: value for name, value in inputs.items() if name in names}
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any
 from compressor.artifact import Blueprint, CompressedModel, Form, Step
 from compressor.config import ChainStep, StudentConfig
 from compressor.context import Context, Plan
-from compressor.errors import ConfigError, Incompatible, PluginError
+from compressor.errors import Incompatible, PluginError
 from compressor.method import CompressionMethod
 from compressor.registry import RegisteredMethod, Registry
 
@@ -36,17 +36,16 @@ def chain_name(chain: Sequence[ChainStep]) -> str:
     return "+".join(step.name for step in chain) or "teacher"
 
 
-def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry, *, unread_is_error: bool = True) -> list[Link]:
+def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry) -> list[Link]:
     """Bind a chain and refuse what cannot work, from blueprints and capabilities alone.
 
     Args:
         chain: Names and options, first applied first.
         plan: The run as the first link sees it; `plan.student` holds what the user set.
         registry: The known methods.
-        unread_is_error: False in a multirun, where other cells may read what this chain does not.
 
     Raises:
-        ConfigError: An unknown method, or student settings that no link reads.
+        ConfigError: An unknown method.
         Incompatible: A link cannot follow the one before it, or its own check refuses.
     """
     links: list[Link] = []
@@ -70,14 +69,6 @@ def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry, *, unread_
         if reads:
             plan = replace(plan, student=StudentConfig())
         source = result
-    if plan.student.chosen() and unread_is_error:
-        options = " ".join(f"student.{k}={v}" for k, v in plan.student.chosen().items())
-        readers = sorted(n for n, e in registry.methods.items() if e.method.capabilities.reads_student)
-        raise ConfigError(
-            f"{options}: no method of the chain [{','.join(s.name for s in chain)}] reads it",
-            allowed=f"a chain with one of {', '.join(readers)}",
-            hint=f"method={readers[0]} {options}" if readers else "leave student.* out",
-        )
     return links
 
 

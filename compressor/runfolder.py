@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunFolder:
-    """Context manager of one run's folder; leaving it without `commit` removes every trace."""
+    """Context manager of one run's folder; leaving it before `commit` removes every trace."""
 
     def __init__(self, final: Path) -> None:
         self.final = final
@@ -35,6 +35,11 @@ class RunFolder:
             raise StoreError(
                 f"hydra.run.dir={self.final} already holds {what}",
                 hint="another hydra.run.dir, or move the folder away",
+            )
+        if self.final.is_mount():
+            raise StoreError(
+                f"hydra.run.dir={self.final} is a mount point, and a run folder is renamed into place when it is whole",
+                hint=f"hydra.run.dir={self.final / 'run'}",
             )
         self.final.parent.mkdir(parents=True, exist_ok=True)
         commit.sweep_leftovers(self.final.parent)
@@ -71,8 +76,13 @@ class RunFolder:
         """Drop the workspaces, write the manifest and rename."""
         shutil.rmtree(self.path / "workspace", ignore_errors=True)
         self._close_log()
-        commit.commit(self.path, self.final)
-        self._committed = True
+        self._committed = True  # from here on nothing that was measured is thrown away
+        try:
+            commit.commit(self.path, self.final)
+        except (OSError, StoreError) as error:
+            raise StoreError(
+                f"the run is finished but could not become {self.final}: {error}", hint=f"mv {self.path} ANOTHER_PLACE"
+            ) from error
 
     def _close_log(self) -> None:
         if self._log is not None:

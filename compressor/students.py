@@ -24,6 +24,7 @@ def student_config(source: PretrainedConfig, student: StudentConfig) -> Pretrain
         Incompatible: More layers than the source, heads that do not divide the width, a student equal to its
             source, or copied layers where the widths differ.
     """
+    families.layers_path(source)  # refuses a family whose layers cannot be picked
     config = copy.deepcopy(source)
     layers = int(source.num_hidden_layers)
     _check_layers(student, layers)

@@ -31,14 +31,14 @@ def place(tmp_path_factory):
 def run(place: Path, *arguments: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
     common = (
         "teacher=checkpoint",
+        "task.max_length=48",
         f"teacher.checkpoint={place / 'teacher'}",
         "teacher.train.epochs=10",
         "teacher.train.batch_size=16",
         "teacher.train.learning_rate=3e-3",
         "task=file",
         f"task.train={place / 'data.csv'}",
-        "train.epochs=1",
-        "train.learning_rate=1e-3",
+        *(("train.epochs=1", "train.learning_rate=1e-3") if any("distill" in a for a in arguments) else ()),
         "bench.runtimes=[torch]",
         *QUICK,
     )
@@ -99,6 +99,8 @@ def test_the_result_has_what_was_promised(finished) -> None:
     compared = {(c.candidate, c.metric or c.runtime): c for c in result.comparisons}
     assert compared["distill+int8_dynamic", "onnxruntime"].ratio is not None
     assert compared["finetune", "accuracy"].difference is not None
+    against = [c for c in result.comparisons if c.baseline == "finetune" and c.metric == "accuracy"]
+    assert [c.candidate for c in against] == ["distill+int8_dynamic"], "the result is also held against the baseline"
     assert plain["environment"]["packages"]
 
 
@@ -165,6 +167,24 @@ def test_a_multirun_ends_with_one_table_and_runs_equal_cells_once(place) -> None
     for cell in sweep.glob("[0-9]*"):
         commit.verify(cell)
 
+    again = run(place, "-m", "method=[],distill,[drop_layers]", "student.layers=2,9,3", f"hydra.sweep.dir={sweep}")
+    assert again.stdout.count("finished  before") == 5, "a finished cell must not run twice"
+    assert again.returncode == 3
+
+
+def test_options_of_a_method_hold_in_every_cell_of_a_sweep_over_chains(place) -> None:
+    sweep = place / "options"
+    ended = run(
+        place,
+        *("-m", "method=drop_layers,[drop_layers,distill]", "student.layers=2", "method.distill.temperature=2,4"),
+        f"hydra.sweep.dir={sweep}",
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    status = {p.parent.name: json.loads(p.read_text())["status"] for p in sweep.glob("*/result.json")}
+    assert status == {"0": "ok", "1": "skipped(duplicate of 0)", "2": "ok", "3": "ok"}
+    cell = json.loads((sweep / "3" / "result.json").read_text())
+    assert cell["candidates"][1]["lineage"][1]["config"]["temperature"] == 4.0
+
 
 BAD = [
     (("method=distil",), 2, "method=distill"),
@@ -174,7 +194,7 @@ BAD = [
     (("method=distill", "student.layers=9"), 3, "the source has 4 layers"),
     (("method=distill", "student.layers=4"), 3, "leave the source as it is"),
     (("method=distill",), 3, "student.layers=2"),
-    (("student.layers=2",), 2, "no method of the chain"),
+    (("student.layers=2",), 2, "nothing in the chain [] reads it"),
     (("method=[int8_dynamic,distill]", "student.layers=2"), 3, "which is final"),
     (("method=distill", "student.heads=3"), 3, "does not divide the width"),
     (("method=distill", "student.layers=2", "method.distill.layer_map=[0]"), 3, "has 1 entries"),
@@ -187,6 +207,9 @@ BAD = [
     (("method=distill", "student.layers=2", "task=glue/sst2"), 2, "task=rotten_tomatoes"),
     (("method=distill", "student.layers=2", "device=cuda"), 2, "no CUDA device"),
     (("method=distill", "student.layers=2", "bench.runtimes=[tensorrt]"), 2, "onnxruntime"),
+    (("method=distill", "student.layers=2", "task.max_length=600"), 2, "the teacher has 64 positions"),
+    (("method=distill", "student.layers=2", "bench.batch_size=4000"), 2, "the test split has"),
+    (("method=distill", "student.layers=2", "method.int8_dynamic.embeddings=true"), 2, "reads it"),
 ]
 
 
@@ -217,7 +240,7 @@ def test_torchrun_trains_together_and_one_process_reports(place) -> None:
         *("-m", "compressor", "method=distill", "student.layers=2", f"hydra.run.dir={folder}", "train.epochs=1"),
         *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "train.learning_rate=1e-3"),
-        *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", *QUICK),
+        *("task=file", f"task.train={place / 'data.csv'}", "task.max_length=48", "bench.runtimes=[torch]", *QUICK),
     ]
     ended = subprocess.run(
         command, cwd=place, env=environment, capture_output=True, text=True, timeout=500, check=False

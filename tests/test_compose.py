@@ -55,6 +55,19 @@ def test_options_of_a_method_are_typed(methods) -> None:
         composed(methods, "method=distill", "method.distill.temperature=warm")
 
 
+def test_a_baseline_takes_the_options_that_were_typed(methods) -> None:
+    run = composed(
+        methods, "method=[distill,int8_dynamic]", "method.distill.temperature=4", "bench.baselines=[distill]"
+    )
+    assert run.baselines["distill"][0].config.temperature == 4.0
+    alone = composed(methods, "method=[]", "bench.baselines=[finetune]", "method.finetune.learning_rate=1e-5")
+    assert alone.baselines["finetune"][0].config.learning_rate == 1e-5
+
+
+def test_only_chosen_methods_are_in_the_chain(methods) -> None:
+    assert names(composed(methods, "method.distill.temperature=4")) == []
+
+
 def test_a_forced_option_is_refused_with_its_name(methods) -> None:
     with pytest.raises(ConfigError, match="layrs"):
         composed(methods, "+student.layrs=3")

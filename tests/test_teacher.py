@@ -145,9 +145,14 @@ def test_no_hub_names_the_offline_choice(loaded, monkeypatch) -> None:
 def test_other_families_are_teachers_too(family, place, loaded, tmp_path) -> None:
     import transformers
 
-    from compressor.config import StudentConfig
+    from compressor.config import Precision, StudentConfig
     from compressor.students import build_student
     from compressor.testing.tiny import tiny_tokenizer
+    from compressor.training.batching import encode_split
+    from compressor.training.loop import fit
+    from compressor.training.session import label_loss
+    from compressor.training.signals import TeacherSignals
+    from compressor.training.teacher_cache import TeacherOutputs
 
     torch.manual_seed(0)
     names = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64}
@@ -161,8 +166,22 @@ def test_other_families_are_teachers_too(family, place, loaded, tmp_path) -> Non
     artifact, trained = teacher.load_pretrained(str(tmp_path / family), loaded[0])
     assert not trained
     student = build_student(artifact, StudentConfig(layers=2))
-    batch = loaded[0].collate(
-        artifact.tokenizer, loaded[1].test[:3], loaded[0].encode(artifact.tokenizer, loaded[1].test[:3])
+    split = encode_split(loaded[0], artifact.tokenizer, loaded[1].train[:16])
+    seen = []
+    for model in (student, artifact.model):
+        model.register_forward_pre_hook(lambda module, args, given: seen.append(set(given)), with_kwargs=True)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    taught = TeacherOutputs(
+        artifact.model,
+        artifact.tokenizer,
+        split=split,
+        student_tokenizer=artifact.tokenizer,
+        signals=TeacherSignals(logits=True, hidden=(-1, 3), attention=(3,), qkv=(3,)),
+        precision=Precision.fp32,
     )
-    inputs = {k: v for k, v in batch.inputs.items() if k != "token_type_ids" or family in ("roberta", "electra")}
-    assert student(**inputs).logits.shape == (3, 2)
+    settings = TrainConfig(epochs=1, batch_size=16, learning_rate=1e-3, precision=Precision.fp32, keep_best=False)
+    result = fit(student, label_loss, train=split, validation=split, settings=settings, teacher=taught)
+    assert result.steps == 1 and 0 <= result.best_score <= 1
+    assert len(seen) >= 3  # the teacher, the step, the validation
+    assert all(("token_type_ids" in given) == (family in ("roberta", "electra")) for given in seen)
+    assert any(not torch.equal(value, before[name]) for name, value in student.state_dict().items())

@@ -42,7 +42,7 @@ def bert_tensors(onnx_path: Path, *, prefix: str = "") -> Tensors:
         import onnx
         from onnx import numpy_helper
     except ImportError as error:
-        raise MissingExtra.of("onnx", "onnx") from error
+        raise MissingExtra("onnx is not installed", hint="pip install onnx") from error
     graph = onnx.load(str(onnx_path)).graph
     arrays: dict[str, Any] = {
         tensor.name.removeprefix(prefix): numpy_helper.to_array(tensor) for tensor in graph.initializer

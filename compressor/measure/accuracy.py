@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.artifact import Form
+from compressor.machine import usable_cores
 from compressor.measure.candidate import Candidate
 from compressor.measure.processes import run_worker, side_by_side
 from compressor.measure.workload import Workload
@@ -145,13 +145,12 @@ def measure_accuracies(
     Raises:
         MeasureError: A process failed.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def one(candidate: Candidate) -> AccuracyResult:
         export = export_to and export_to / candidate.name
         return measure_accuracy(candidate, splits, task, workdir, bench=bench, workload=workload, export_to=export)
 
-    return side_by_side(one, candidates, processes or cores)
+    return side_by_side(one, candidates, processes or usable_cores())
 
 
 def _split_score(name: str, found: Mapping[str, Any]) -> SplitScore:

@@ -31,7 +31,7 @@ class LatencySamples:
     Attributes:
         samples_ns: [blocks, batches] nanoseconds; the same texts in every row.
         load_seconds: Loading and the first call, files warm.
-        same_prediction_rate: Share of timed predictions equal to those of the scoring run.
+        same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
         max_logit_difference: Largest difference from the scoring run's logits.
     """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Written about the artifact, not part of it.
-_RECORDS: Final = frozenset({"manifest.json", "result.json", "report.md", "report.html", "run.yaml", "run.log"})
+_RECORDS: Final = frozenset({"manifest.json", "result.json", "report.md", "run.yaml", "log.txt", "teacher.json"})
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".data")
 
 

@@ -120,7 +120,7 @@ def sentences(result: RunResult) -> list[tuple[str, str]]:
     """One plain statement for each candidate but the teacher, as (name, text)."""
     said = []
     for candidate in ordered(result):
-        words = [c.sentence for c in _against_teacher(result, candidate)]
+        words = [c.sentence for c in result.comparisons if c.candidate == candidate.name]
         if candidate.name != result.teacher.name and words:
             said.append((candidate.name, " ".join([*words, _smaller(result.teacher, candidate)])))
     return said

@@ -12,7 +12,8 @@ from compressor.results import OK, RunResult
 
 _METHOD = """\
 - Every model was saved, re-loaded in a fresh process, and measured from the files.
-- Metrics: 95 % bootstrap intervals over the examples. Differences from the teacher are paired by example;
+- Metrics: 95 % intervals over the examples (Wilson for accuracy, bootstrap for the others). Differences from the
+  teacher are paired by example;
   *equivalent* means not worse by more than 1 % of the teacher's value, *inconclusive* that the data cannot tell.
 - Latency: real texts of the test split at their own lengths, all models interleaved in one process per runtime, and
   the teacher loaded twice as a check. Speed-ups are paired by text, with blocks as the unit; *faster* and *slower*

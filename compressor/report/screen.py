@@ -105,10 +105,9 @@ class Screen:
         text = f"about {minutes:.0f} minutes" if minutes >= 1.5 else f"about {max(10, round(seconds, -1)):.0f} seconds"
         self.line("estimate", f"{text} to the table")
 
-    def result(self, result: RunResult, folder: Path) -> None:
-        """Print the table, the verdicts and where everything lies."""
+    def result(self, result: RunResult) -> None:
+        """Print the table and the verdicts."""
         terminal.print_result(result, self.console)
-        self.line("saved", str(folder))
 
     def rule(self, text: str) -> None:
         """Start a cell of a multirun."""
@@ -131,6 +130,6 @@ def shape(blueprint: Blueprint) -> str:
     config = blueprint.config
     text = (
         f"{config.model_type} {config.num_hidden_layers} x {config.hidden_size}, {config.num_attention_heads} heads, "
-        f"FFN {getattr(config, ffn_size_name(config))}"
+        f"FFN {getattr(config, ffn_size_name(config), 'unknown')}"
     )
     return text if blueprint.form.value == "torch" else f"{text}, {blueprint.form} form"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressor.errors import MeasureError
-from compressor.runtimes.torch_eager import forward_names
+from compressor.families import forward_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressor.artifact import Form
+from compressor.families import forward_names
 from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session
 
 if TYPE_CHECKING:
@@ -50,13 +51,6 @@ class TorchSession(Session):
             tensors = {k: torch.from_numpy(v) for k, v in inputs.items() if k in self._names}
             logits: Logits = self._model(**tensors).logits.float().numpy()
         return logits
-
-
-def forward_names(model: nn.Module) -> frozenset[str]:
-    """Return the tokenizer tensors that a model's forward takes by name."""
-    import inspect
-
-    return frozenset(inspect.signature(model.forward).parameters) & {"input_ids", "token_type_ids", "attention_mask"}
 
 
 def as_int64(inputs: Inputs) -> dict[str, np.ndarray]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.artifact import Head
 from compressor.config import TaskConfig
+from compressor.families import MODEL_INPUTS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from compressor.tasks.metrics import Metric
 
 Pad = Callable[[list[int], int], list[int]]
-Features = dict[str, Any]  # one tokenised example: input_ids and the like as lists of int, plus `labels`
+# One tokenised example: input_ids and the like as lists of int, `labels`, and for token tasks `positions` and `words`.
+Features = dict[str, Any]
+NOWHERE = -1  # place of a word that no position predicts: it has no pieces, or was cut off
 IGNORED = -100  # label of a position that no loss and no metric counts (the convention of torch's cross_entropy)
 
 
@@ -46,21 +49,47 @@ class Batch:
         labels: [B] or [B, L]; `IGNORED` (NaN for regression) where there is none.
         positions: [B, L] bool, where a token task predicts (the first piece of each word); None for sentence tasks.
         ids: Example ids, in order.
+        words: For each example and word, which of the example's `positions` (0, 1, ...) predicts it; `NOWHERE` if none
+            does. None for sentence tasks.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     positions: Tensor | None
     ids: tuple[int, ...]
+    words: tuple[tuple[int, ...], ...] | None = None
 
     def to(self, device: str) -> Batch:
         """Return the batch on `device`."""
-        return Batch(
+        return replace(
+            self,
             inputs={k: v.to(device) for k, v in self.inputs.items()},
             labels=self.labels.to(device),
             positions=None if self.positions is None else self.positions.to(device),
-            ids=self.ids,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """How a tokenizer's lists are padded: the filler of each, and the side it goes to."""
+
+    fill: Mapping[str, int]
+    left: bool
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Padding:
+        """Return the padding that a tokenizer asks for."""
+        fillers = (int(tokenizer.pad_token_id or 0), int(tokenizer.pad_token_type_id), 0)
+        return cls(dict(zip(MODEL_INPUTS, fillers, strict=True)) | {"positions": 0}, tokenizer.padding_side == "left")
+
+    def to(self, length: int) -> Pad:
+        """Return the function that pads a list to `length`."""
+
+        def pad(values: list[int], filler: int) -> list[int]:
+            padding = [filler] * (length - len(values))
+            return padding + values if self.left else values + padding
+
+        return pad
 
 
 class Task(ABC):
@@ -91,7 +120,10 @@ class Task(ABC):
 
     @abstractmethod
     def encode(self, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> list[Features]:
-        """Tokenise without padding, cut at `config.max_length`; `labels` is included, `positions` for token tasks."""
+        """Tokenise without padding, cut at `config.max_length`; `labels` is included.
+
+        Token tasks add `positions` (0 or 1 a token) and `words` (see `Batch.words`).
+        """
 
     @abstractmethod
     def labels_tensor(self, features: Sequence[Features], pad: Pad) -> Tensor:
@@ -109,7 +141,7 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, logits: Tensor, batch: Batch) -> list[Any]:
-        """Return one JSON-able prediction an example: a class index, a number, or a list of tag indices a word."""
+        """Return one JSON-able prediction an example: a class index, a number, or a tag index for every word."""
 
     @abstractmethod
     def constant_prediction(self, train: Sequence[Example], example: Example) -> Any:
@@ -134,25 +166,21 @@ class Task(ABC):
         """Pad to the longest of the batch."""
         import torch
 
-        length = max(len(f["input_ids"]) for f in features)
-        left = tokenizer.padding_side == "left"
-        fill = {
-            "input_ids": tokenizer.pad_token_id or 0,
-            "token_type_ids": tokenizer.pad_token_type_id,
-            "attention_mask": 0,
+        padding = Padding.of(tokenizer)
+        pad = padding.to(max(len(f["input_ids"]) for f in features))
+        padded = {
+            k: torch.tensor([pad(f[k], v) for f in features]) for k, v in padding.fill.items() if k in features[0]
         }
+        return self.batch(padded, examples, features, pad)
 
-        def pad(values: list[int], filler: int) -> list[int]:
-            padding = [filler] * (length - len(values))
-            return padding + values if left else values + padding
-
-        inputs = {k: torch.tensor([pad(f[k], fill[k]) for f in features]) for k in fill if k in features[0]}
-        positions = None
-        if self.token_level:
-            positions = torch.tensor([pad(f["positions"], 0) for f in features], dtype=torch.bool)
+    def batch(
+        self, padded: Mapping[str, Tensor], examples: Sequence[Example], features: Sequence[Features], pad: Pad
+    ) -> Batch:
+        """Put a batch together from its padded tensors ([B, L]: the model's inputs, `positions` for token tasks)."""
         return Batch(
-            inputs=inputs,
+            inputs={name: tensor for name, tensor in padded.items() if name != "positions"},
             labels=self.labels_tensor(features, pad),
-            positions=positions,
+            positions=padded["positions"].bool() if self.token_level else None,
             ids=tuple(e.id for e in examples),
+            words=tuple(tuple(f["words"]) for f in features) if self.token_level else None,
         )

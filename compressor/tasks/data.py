@@ -7,23 +7,27 @@ training rows by a hash of the text, so that equal texts never stand on two side
 from __future__ import annotations
 
 import hashlib
+import html
 import math
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from compressor.assets.readers import split_of
 from compressor.config import TaskConfig
-from compressor.errors import ConfigError, DataError
+from compressor.errors import ConfigError, DataError, Incompatible
 from compressor.tasks import build_task, task_type
 from compressor.tasks.base import Example, Task
-from compressor.tasks.sources import Table, read_tables, read_texts
+from compressor.tasks.sources import Table, extra_names, read_tables, read_texts
 
-TRAIN_SHARE, VALIDATION_SHARE = 75, 10  # percent of the rows; the rest is test
+_DECIMAL = re.compile(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """Checked examples. `extra_tests` are reported beside `test`; `unlabelled` is transfer text."""
+    """Checked examples. `extra_tests`, by name, are reported beside `test`; `unlabelled` is transfer text."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
@@ -41,18 +45,26 @@ def load_task(config: TaskConfig) -> tuple[Task, TaskData]:
     """Read, check and split the data of a task.
 
     Raises:
-        ConfigError: An option names something that does not exist.
+        ConfigError: An option names something that does not exist, or a split that has another role already.
+        Incompatible: Transfer text was asked for, which is single sentences, and the task has pairs.
         DataError: Columns are missing, rows are unusable, or there is nothing to learn.
     """
     kind = task_type(config.type)
     if kind.token_level and config.text_pair is not None:
         raise ConfigError(f"task.text_pair={config.text_pair}: a token task has one text", hint="task.text_pair=null")
+    if config.unlabelled is not None and config.text_pair is not None:
+        raise Incompatible(
+            f"task.unlabelled={config.unlabelled}: transfer text is single sentences; task '{config.name}' has pairs",
+            allowed="transfer text for tasks of one text",
+            hint="task.unlabelled=null",
+        )
     tables = read_tables(config)
     splits = {name: _with_columns(table, name, config) for name, table in tables.items()}
     splits = _carve(splits, config)
     names = _label_names(config, tables, splits) if config.type != "regression" else ()
+    readers = {role: _Labels(names, table.label_names) for role, table in tables.items()}
     known = {
-        name: tuple(_example(i, row, name, config, names) for i, row in enumerate(rows))
+        name: tuple(_example(i, row, config, readers.get(name, readers["train"])) for i, row in enumerate(rows))
         for name, rows in splits.items()
     }
     task = build_task(config, names)
@@ -64,7 +76,7 @@ def load_task(config: TaskConfig) -> tuple[Task, TaskData]:
         train=train,
         validation=known["validation"],
         test=known["test"],
-        extra_tests={name: known[name] for name in config.extra_tests},
+        extra_tests={name: known[name] for name in extra_names(config)},
         unlabelled=_transfer_examples(config, known),
     )
     return task, replace(data, fingerprint=_fingerprint(data))
@@ -75,6 +87,8 @@ class _Row:
     text: Any
     pair: Any
     label: Any
+    number: int  # the first of its source is 1
+    place: str
 
 
 def _with_columns(table: Table, split: str, config: TaskConfig) -> list[_Row]:
@@ -92,7 +106,8 @@ def _with_columns(table: Table, split: str, config: TaskConfig) -> list[_Row]:
     pairs = table.columns[config.text_pair] if config.text_pair is not None else [None] * len(texts)
     if not texts:
         raise DataError(f"the {split} data of task '{config.name}' has no rows")
-    return [_Row(*row) for row in zip(texts, pairs, labels, strict=True)]
+    numbers = range(1, len(texts) + 1)
+    return [_Row(*row, table.place) for row in zip(texts, pairs, labels, numbers, strict=True)]
 
 
 def _carve(splits: dict[str, list[_Row]], config: TaskConfig) -> dict[str, list[_Row]]:
@@ -101,8 +116,7 @@ def _carve(splits: dict[str, list[_Row]], config: TaskConfig) -> dict[str, list[
         return splits
     parts: dict[str, list[_Row]] = {name: [] for name in ("train", *missing)}
     for row in splits["train"]:
-        bucket = text_bucket(" ".join(row.text) if isinstance(row.text, (list, tuple)) else str(row.text))
-        part = "train" if bucket < TRAIN_SHARE else "validation" if bucket < TRAIN_SHARE + VALIDATION_SHARE else "test"
+        part = split_of(_joined(row.text))
         parts[part if part in parts else "train"].append(row)
     for name, rows in parts.items():
         if not rows:
@@ -114,9 +128,18 @@ def _carve(splits: dict[str, list[_Row]], config: TaskConfig) -> dict[str, list[
     return {**splits, **parts}
 
 
-def text_bucket(text: str) -> int:
-    """Return 0..99 from the text's content; the same on every machine and in any row order."""
-    return int(hashlib.sha256(text.strip().lower().encode(errors="replace")).hexdigest()[:8], 16) % 100
+def _joined(text: Any) -> str:
+    """Return a text, or the words of a token task, as one string."""
+    return " ".join(map(str, text)) if isinstance(text, (list, tuple)) else str(text)
+
+
+def _essence(text: str) -> str:
+    """Reduce a text to its letters and digits, so that copies in other typography or other cutting are equal.
+
+    What `compressor.assets.readers.normalised` is to English, for any script.
+    """
+    plain = unicodedata.normalize("NFKC", html.unescape(text)).casefold()
+    return "".join(c for c in plain if c.isalnum()) or text.strip()
 
 
 def _content_hash(example: Example) -> str:
@@ -128,26 +151,75 @@ def _label_names(
 ) -> tuple[str, ...]:
     """Return the class names in index order: the setting's, the data's own, or the sorted labels of the training rows."""
     if config.label_names is not None:
-        return tuple(config.label_names)
+        names = tuple(str(name) for name in config.label_names)
+        if len(set(names)) < len(names):
+            raise ConfigError(f"task.label_names={list(names)}: a name is given twice", allowed="different names")
+        return names
     if tables["train"].label_names is not None:
         return tables["train"].label_names
-    found: set[Any] = set()
+    found: set[str] = set()
     for row in splits["train"]:
-        found.update(row.label if isinstance(row.label, (list, tuple)) else (row.label,))
-    found.discard(None)
-    if all(isinstance(label, int) and not isinstance(label, bool) for label in found):
-        return tuple(str(label) for label in range(max(found, default=-1) + 1))
-    if any(isinstance(label, float) for label in found):
-        raise DataError(
-            f"task.label={config.label}: the labels of task '{config.name}' are decimal numbers",
-            allowed="integers or names for task.type=classification",
-            hint="task.type=regression",
-        )
-    return tuple(sorted(str(label) for label in found))
+        for label in row.label if isinstance(row.label, (list, tuple)) else (row.label,):
+            if label is None or (isinstance(label, float) and math.isnan(label)):  # reported with its row
+                continue
+            if isinstance(label, float) and not label.is_integer():
+                raise DataError(
+                    f"task.label={config.label}: the labels of task '{config.name}' are decimal numbers",
+                    allowed="integers or names for task.type=classification",
+                    hint="task.type=regression",
+                )
+            found.add(str(int(label)) if isinstance(label, float) else str(label))
+    if all(_is_number(name) for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
+    return tuple(sorted(found))
 
 
-def _example(index: int, row: _Row, split: str, config: TaskConfig, names: tuple[str, ...]) -> Example:
-    where = f"row {index} of the {split} data, column"
+def _is_number(name: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]+", name) is not None
+
+
+class _Labels:
+    """Reads the labels of one table as class indices.
+
+    A label is a name, in whatever type the file has it. An integer is an index where the data says so (`own`, the names of
+    a ClassLabel column, for which it then stands) or where no class is called by a number.
+    """
+
+    def __init__(self, names: tuple[str, ...], own: tuple[str, ...] | None) -> None:
+        self._names = names
+        self._by_name = {name: i for i, name in enumerate(names)}
+        self._names_first = own is None
+        self._by_index: dict[int, int] = {}
+        if own is not None and not set(own).isdisjoint(names):
+            self._by_index = {i: self._by_name[name] for i, name in enumerate(own) if name in self._by_name}
+        elif own is not None or not any(map(_is_number, names)):  # task.label_names may rename the data's own
+            self._by_index = {i: i for i in range(len(names))}
+
+    def read(self, value: Any, where: str) -> int:
+        """Return the class index.
+
+        Raises:
+            DataError: The label is no class of the task.
+        """
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        found = None
+        if isinstance(value, str) or (whole and self._names_first):
+            found = self._by_name.get(str(value))
+        if found is None and whole:
+            found = self._by_name.get(str(int(value))) if self._names_first else None
+            found = self._by_index.get(int(value)) if found is None else found
+        if found is None:
+            index = f", or 0 to {len(self._names) - 1}" if self._by_index else ""
+            raise DataError(
+                f"{where}: " + ("the label is missing" if value is None else f"{value!r:.60} is no class of this task"),
+                allowed=f"{', '.join(self._names[:20])}{index}",
+                hint="task.label_names=[...]",
+            )
+        return found
+
+
+def _example(index: int, row: _Row, config: TaskConfig, labels: _Labels) -> Example:
+    where = f"row {row.number} of {row.place} (the first is 1), column"
     if task_type(config.type).token_level:
         words, tags = row.text, row.label
         if not isinstance(words, (list, tuple)) or not words:
@@ -155,17 +227,17 @@ def _example(index: int, row: _Row, split: str, config: TaskConfig, names: tuple
         if not isinstance(tags, (list, tuple)) or len(tags) != len(words):
             raise DataError(f"{where} '{config.label}': {len(words)} words need as many tags, got {tags!r:.60}")
         text = tuple(_text(w, f"{where} '{config.text}'") for w in words)
-        return Example(index, text, None, tuple(_class(t, names, f"{where} '{config.label}'") for t in tags))
+        return Example(index, text, None, tuple(labels.read(t, f"{where} '{config.label}'") for t in tags))
     text_ = _text(row.text, f"{where} '{config.text}'")
     pair = None if config.text_pair is None else _text(row.pair, f"{where} '{config.text_pair}'")
     if config.type == "regression":
         return Example(index, text_, pair, _score(row.label, f"{where} '{config.label}'"))
-    return Example(index, text_, pair, _class(row.label, names, f"{where} '{config.label}'"))
+    return Example(index, text_, pair, labels.read(row.label, f"{where} '{config.label}'"))
 
 
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: text is needed, got {value!r:.60}")
+        raise DataError(f"{where}: text is needed, got " + ("an empty cell" if value is None else f"{value!r:.60}"))
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -174,25 +246,11 @@ def _text(value: Any, where: str) -> str:
 
 
 def _score(value: Any, where: str) -> float:
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        value = float(value)  # one word in a column of numbers makes the CSV reader give all of them as text
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise DataError(f"{where}: a finite number is needed, got {value!r:.60}")
     return float(value)
-
-
-def _class(value: Any, names: tuple[str, ...], where: str) -> int:
-    if isinstance(value, bool):
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int) and 0 <= value < len(names):
-        return value
-    if isinstance(value, str) and value in names:
-        return names.index(value)
-    raise DataError(
-        f"{where}: {value!r:.60} is no class of this task",
-        allowed=f"{', '.join(names[:20])}, or 0 to {len(names) - 1}",
-        hint="task.label_names=[...]",
-    )
 
 
 def _check_learnable(task: Task, train: Sequence[Example], known: Mapping[str, Sequence[Example]]) -> None:
@@ -220,15 +278,10 @@ def _transfer_examples(config: TaskConfig, known: Mapping[str, Sequence[Example]
     """Return the transfer text without any text of the validation or test splits; ids go on after the training rows."""
     if config.unlabelled is None:
         return ()
-    if config.text_pair is not None:
-        raise ConfigError(
-            f"task.unlabelled={config.unlabelled}: transfer text for sentence pairs is not built yet",
-            hint="task.unlabelled=null",
-        )
-    held_out = {str(e.text).strip().lower() for name, rows in known.items() if name != "train" for e in rows}
-    texts = [t for t in read_texts(config) if t.strip() and t.strip().lower() not in held_out]
+    held_out = {_essence(_joined(e.text)) for name, rows in known.items() if name != "train" for e in rows}
+    texts = [t for t in read_texts(config) if t.strip() and _essence(t) not in held_out]
     if not texts:
-        raise DataError(f"task.unlabelled={config.unlabelled} holds no text")
+        raise DataError(f"task.unlabelled={config.unlabelled} holds no text that validation and test data lack")
     first = len(known["train"])
     return tuple(Example(first + i, text) for i, text in enumerate(texts[: config.unlabelled_limit]))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,26 +10,47 @@ from typing import Any
 from compressor.config import TaskConfig
 from compressor.errors import ConfigError, DataError
 
+ROLES = ("train", "validation", "test")
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Columns of equal length; `label_names` where the source knows its classes by name."""
+    """Columns of equal length; `label_names` where the source knows its classes by name, `place` for messages."""
 
     columns: dict[str, list[Any]]
+    place: str
     label_names: tuple[str, ...] | None = None
 
 
 def read_tables(config: TaskConfig) -> dict[str, Table]:
-    """Read every split that the source has; `train` is always there.
+    """Read every split that the source has, by role; `train` is always there.
 
     Raises:
-        ConfigError: The source, a split or a file does not exist.
+        ConfigError: The source, a split or a file does not exist, or two roles name the same one.
         DataError: A file cannot be read.
     """
     reader = {"package": _from_package, "hub": _from_hub, "file": _from_files}[config.source]
     return reader(config)
+
+
+def extra_names(config: TaskConfig) -> dict[str, str]:
+    """Return the extra test sets, name -> split or file. A file goes by its stem, since names end up in file names.
+
+    Raises:
+        ConfigError: Two have one name, or one is called like a split that every task has.
+    """
+    names: dict[str, str] = {}
+    for value in config.extra_tests:
+        name = Path(value).stem if config.source == "file" else value
+        if name.casefold() in {*ROLES, *(n.casefold() for n in names)}:
+            raise ConfigError(
+                f"task.extra_tests={value}: the name '{name}' is taken",
+                allowed=f"names that differ from one another and from {', '.join(ROLES)}",
+                hint="rename the file" if config.source == "file" else f"task.{name}={value} task.extra_tests=[]",
+            )
+        names[name] = value
+    return names
 
 
 def read_texts(config: TaskConfig) -> list[str]:
@@ -48,7 +70,7 @@ def read_texts(config: TaskConfig) -> list[str]:
         columns = _read_file(name, "task.unlabelled", config).columns
     else:
         files = fetch_table(name, accept_licence=config.accept_licence)
-        columns = _read_parquet(files["train"]).columns
+        columns = _read_parquet(files["train"], name).columns
     column = config.text if config.text in columns else "text"
     if column not in columns:
         raise DataError(f"task.unlabelled={name}: no column '{config.text}' or 'text'", allowed=", ".join(columns))
@@ -59,30 +81,55 @@ def _from_package(config: TaskConfig) -> dict[str, Table]:
     from compressor.assets import fetch_table
 
     files = fetch_table(config.dataset, accept_licence=config.accept_licence)
-    chosen = _splits(config, {"train": "train", "validation": "validation", "test": "test"})
     tables = {}
-    for role, split in chosen.items():
+    for role, split in _splits(config, files).items():
         if split not in files:
-            option = "task.extra_tests" if role in config.extra_tests else f"task.{role}"
             raise ConfigError(
-                f"{option}={split}: '{config.dataset}' has no such split", allowed=", ".join(sorted(files))
+                f"{_option(role)}={split}: '{config.dataset}' has no such split", allowed=", ".join(sorted(files))
             )
-        tables[role] = _read_parquet(files[split])
+        tables[role] = _read_parquet(files[split], f"{config.dataset}, split {split}")
     return tables
 
 
-def _splits(config: TaskConfig, defaults: dict[str, str | None]) -> dict[str, str]:
-    """Return role -> split name; an extra test set's role is its name."""
-    roles = {"train": config.train, "validation": config.validation, "test": config.test}
-    named = {role: value or defaults.get(role) for role, value in roles.items()}
-    return {role: value for role, value in named.items() if value} | {name: name for name in config.extra_tests}
+def _splits(config: TaskConfig, has: Collection[str]) -> dict[str, str]:
+    """Return role -> split or file; the role of an extra test set is its name.
+
+    A role that is not set takes the split of its own name, if the source has one and no other role names it; else it is
+    left out, to be carved from train. So what is reported as test never chooses an epoch.
+
+    Raises:
+        ConfigError: Two roles name one split or file.
+    """
+    extra = extra_names(config)
+    roles = {role: value for role in ROLES if (value := getattr(config, role))} | extra
+    for role in ROLES:
+        if role not in roles and (role == "train" or (role in has and role not in roles.values())):
+            roles[role] = role
+    owners: dict[str, str] = {}
+    for role in (*ROLES, *extra):
+        if role not in roles:
+            continue
+        value = roles[role]
+        real = str(Path(value).expanduser().resolve()) if config.source == "file" else value
+        if real in owners:
+            raise ConfigError(
+                f"{_option(role)}={value} is {_option(owners[real])} too",
+                allowed="each split or file in one role; an unset validation or test is carved from train",
+                hint=f"{_option(role)}={'null' if role in ROLES else '[]'}",
+            )
+        owners[real] = role
+    return {role: roles[role] for role in (*ROLES, *extra) if role in roles}
 
 
-def _read_parquet(path: Path) -> Table:
+def _option(role: str) -> str:
+    return f"task.{role}" if role in ROLES else "task.extra_tests"
+
+
+def _read_parquet(path: Path, place: str) -> Table:
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
-    return Table(columns={name: table.column(name).to_pylist() for name in table.column_names})
+    return Table(columns={name: table.column(name).to_pylist() for name in table.column_names}, place=place)
 
 
 def _from_hub(config: TaskConfig) -> dict[str, Table]:
@@ -98,19 +145,15 @@ def _from_hub(config: TaskConfig) -> dict[str, Table]:
             hint="offline, use a packaged task (task=rotten_tomatoes) or your own files (task=file task.train=FILE.csv)",
         ) from error
     tables = {}
-    defaults = {name: name for name in ("train", "validation", "test") if name in whole}
-    for role, split in _splits(config, {"train": "train", **defaults}).items():
+    for role, split in _splits(config, whole).items():
         if split not in whole:
-            raise ConfigError(f"task.{role}={split}: {config.dataset} has no such split", allowed=", ".join(whole))
-        tables[role] = _from_dataset(whole[split], config)
+            raise ConfigError(f"{_option(role)}={split}: {config.dataset} has no such split", allowed=", ".join(whole))
+        tables[role] = _from_dataset(whole[split], f"{config.dataset}, split {split}", config)
     return tables
 
 
 def _from_files(config: TaskConfig) -> dict[str, Table]:
-    return {
-        role: _read_file(path, "task.extra_tests" if role in config.extra_tests else f"task.{role}", config)
-        for role, path in _splits(config, {}).items()
-    }
+    return {role: _read_file(path, _option(role), config) for role, path in _splits(config, ()).items()}
 
 
 def _existing(path: str, option: str) -> Path:
@@ -129,20 +172,24 @@ def _read_file(path: str, option: str, config: TaskConfig) -> Table:
         raise ConfigError(f"{option}={path}: unknown ending '{file.suffix}'", allowed=", ".join(BUILDERS))
     if file.stat().st_size == 0:
         raise DataError(f"{option}={path}: the file is empty")
-    extra = {"sep": "\t"} if file.suffix == ".tsv" else {}
+    extra: dict[str, Any] = {}
+    if BUILDERS[file.suffix] == "csv":
+        extra = {"sep": "\t" if file.suffix == ".tsv" else ","}
+        extra |= {"keep_default_na": False, "na_values": [""]}  # NA, null and None are texts; an empty cell is none
     try:
         data = datasets.load_dataset(BUILDERS[file.suffix], data_files=str(file), split="train", **extra)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{option}={path}: the file cannot be read: {_first_line(error.__cause__ or error)}") from error
-    return _from_dataset(data, config)
+    return _from_dataset(data, path, config)
 
 
-def _from_dataset(data: Any, config: TaskConfig) -> Table:
+def _from_dataset(data: Any, place: str, config: TaskConfig) -> Table:
     feature = data.features.get(config.label)
     feature = getattr(feature, "feature", feature)  # a tag a word is a list of ClassLabel
     names = getattr(feature, "names", None)
     return Table(
         columns={name: list(data[name]) for name in data.column_names},
+        place=place,
         label_names=tuple(names) if names else None,
     )
 

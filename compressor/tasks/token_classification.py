@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from compressor.tasks.base import IGNORED, Batch, Example, Features, Pad, Task
+from compressor.tasks.base import IGNORED, NOWHERE, Batch, Example, Features, Pad, Task
 from compressor.tasks.losses import kl_to_teacher, same_shape
 from compressor.tasks.metrics import EntityF1
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class TokenClassification(Task):
-    """Tag each word at its first piece (Devlin et al. 2019, arXiv:1810.04805, section 5.3)."""
+    """Tag each word at its first piece (Devlin et al. 2019, arXiv:1810.04805, section 5.3).
+
+    A word without a piece (it holds no visible character, or was cut off) is outside of every entity.
+    """
 
     type = "token_classification"
     auto_class = "AutoModelForTokenClassification"
@@ -49,7 +52,15 @@ class TokenClassification(Task):
                 example.label[w] if starts and known and w is not None else IGNORED
                 for w, starts in zip(words, first, strict=True)
             ]
-            features.append({k: coded[k][i] for k in keys} | {"labels": labels, "positions": [int(x) for x in first]})
+            marked = {w: n for n, w in enumerate(w for w, starts in zip(words, first, strict=True) if starts)}
+            features.append(
+                {k: coded[k][i] for k in keys}
+                | {
+                    "labels": labels,
+                    "positions": [int(starts) for starts in first],
+                    "words": [marked.get(w, NOWHERE) for w in range(len(words_of(example)))],
+                }
+            )
         return features
 
     def labels_tensor(self, features: Sequence[Features], pad: Pad) -> Tensor:
@@ -75,9 +86,13 @@ class TokenClassification(Task):
         return kl_to_teacher(student_logits[batch.positions], teacher_logits[batch.positions], temperature)
 
     def predict(self, logits: Tensor, batch: Batch) -> list[list[int]]:
-        assert batch.positions is not None
-        best = logits.argmax(dim=-1)
-        return [[int(t) for t in row[mask]] for row, mask in zip(best, batch.positions, strict=True)]
+        assert batch.positions is not None and batch.words is not None
+        outside = self.label_names.index("O") if "O" in self.label_names else 0
+        predictions = []
+        for row, mask, words in zip(logits.argmax(dim=-1), batch.positions, batch.words, strict=True):
+            tags = row[mask].tolist()
+            predictions.append([outside if place == NOWHERE else tags[place] for place in words])
+        return predictions
 
     def constant_prediction(self, train: Sequence[Example], example: Example) -> list[int]:
         commonest = Counter(tag for e in train for tag in e.label).most_common(1)[0][0]

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from compressor.errors import DataError
-from compressor.tasks.base import Batch, Example, Features, Task
+from compressor.tasks.base import Batch, Example, Features, Padding, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Ints = NDArray[np.int64]
 MEGABATCH: Final = 50  # batches that are sorted by length together: little padding, yet lengths stay mixed over time
-_MODEL_INPUTS: Final = ("input_ids", "token_type_ids", "attention_mask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,8 +35,7 @@ class EncodedSplit:
         lengths: [N] tokens an example.
         offsets: [N] where an example starts in the flat arrays.
         flat: name of a model input, or `positions` -> [total tokens].
-        fill: The value that pads each of them.
-        pad_left: The side that padding goes to.
+        padding: The value that pads each of them, and the side it goes to.
     """
 
     task: Task
@@ -46,8 +44,7 @@ class EncodedSplit:
     lengths: Ints
     offsets: Ints
     flat: dict[str, Ints]
-    fill: dict[str, int]
-    pad_left: bool
+    padding: Padding
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -63,16 +60,11 @@ class EncodedSplit:
         length = int(self.lengths[chosen].max())
         at, real = self._places(chosen, length)
         padded = {
-            key: torch.from_numpy(np.where(real, values[at], self.fill[key])) for key, values in self.flat.items()
+            key: torch.from_numpy(np.where(real, values[at], self.padding.fill[key]))
+            for key, values in self.flat.items()
         }
-        positions = padded.pop("positions", None)
-        labels = self.task.labels_tensor([self.features[i] for i in chosen], _padder(length, self.pad_left))
-        return Batch(
-            inputs=padded,
-            labels=labels,
-            positions=None if positions is None else positions.bool(),
-            ids=tuple(self.examples[i].id for i in chosen),
-        )
+        examples, features = [self.examples[i] for i in chosen], [self.features[i] for i in chosen]
+        return self.task.batch(padded, examples, features, self.padding.to(length))
 
     def token_rows(self, indices: Sequence[int]) -> Ints:
         """Return where the real tokens of `indices` lie in a flat array, example after example."""
@@ -83,17 +75,9 @@ class EncodedSplit:
     def _places(self, chosen: Ints, length: int) -> tuple[Ints, NDArray[np.bool_]]:
         """Return [B, L] places in the flat arrays and which of them are real tokens."""
         lengths = self.lengths[chosen][:, None]
-        columns = np.arange(length)[None, :] - (length - lengths if self.pad_left else 0)
+        columns = np.arange(length)[None, :] - (length - lengths if self.padding.left else 0)
         real = (columns >= 0) & (columns < lengths)
         return np.where(real, self.offsets[chosen][:, None] + columns, 0), real
-
-
-def _padder(length: int, left: bool) -> Any:
-    def pad(values: list[int], filler: int) -> list[int]:
-        padding = [filler] * (length - len(values))
-        return padding + values if left else values + padding
-
-    return pad
 
 
 def encode_split(task: Task, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]) -> EncodedSplit:
@@ -106,15 +90,11 @@ def encode_split(task: Task, tokenizer: PreTrainedTokenizerBase, examples: Seque
         raise DataError(f"task {task.name}: a split is empty", allowed="at least one example")
     features = tuple(task.encode(tokenizer, examples))
     lengths = np.array([len(f["input_ids"]) for f in features], dtype=np.int64)
-    keys = [k for k in (*_MODEL_INPUTS, "positions") if k in features[0]]
-    fill = {
-        "input_ids": int(tokenizer.pad_token_id or 0),
-        "token_type_ids": int(tokenizer.pad_token_type_id),
-        "attention_mask": 0,
-        "positions": 0,
-    }
+    padding = Padding.of(tokenizer)
     flat: dict[str, Ints] = {
-        str(k): np.fromiter((t for f in features for t in f[k]), np.int64, int(lengths.sum())) for k in keys
+        k: np.fromiter((t for f in features for t in f[k]), np.int64, int(lengths.sum()))
+        for k in padding.fill
+        if k in features[0]
     }
     flat.setdefault("attention_mask", np.ones(int(lengths.sum()), np.int64))
     return EncodedSplit(
@@ -124,8 +104,7 @@ def encode_split(task: Task, tokenizer: PreTrainedTokenizerBase, examples: Seque
         lengths=lengths,
         offsets=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64),
         flat=flat,
-        fill=fill,
-        pad_left=tokenizer.padding_side == "left",
+        padding=padding,
     )
 
 

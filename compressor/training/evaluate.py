@@ -9,6 +9,7 @@ from typing import Any, Final
 from torch import nn
 
 from compressor.config import Precision
+from compressor.families import forward_inputs
 from compressor.training.batching import EncodedSplit, length_sorted
 from compressor.training.distributed import Ranks, join_ranks
 from compressor.training.outputs import eval_mode, logits_of
@@ -45,7 +46,7 @@ def evaluate(
             if not counted:
                 continue
             batch = split.batch(own).to(ranks.device)
-            logits = logits_of(model(**batch.inputs)).float()
+            logits = logits_of(model(**forward_inputs(model, batch.inputs))).float()
             found += zip(own, split.task.predict(logits, batch), strict=True)
     predictions = [prediction for _, prediction in sorted(ranks.gather(found), key=lambda pair: pair[0])]
     references = split.task.references(split.examples)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import Incompatible
-from compressor.families import attention_projections, encoder_layers
+from compressor.families import attention_projections, encoder_layers, forward_inputs
 from compressor.training.signals import Outputs, TeacherSignals
 
 
 def run_model(model: nn.Module, inputs: Mapping[str, Tensor], signals: TeacherSignals) -> Outputs:
-    """Run one forward; the logits are always returned.
+    """Run one forward on those of `inputs` that the model takes; the logits are always returned.
 
     For `signals.attention` the model must compute attention eagerly: see `eager_attention`.
 
@@ -29,7 +29,7 @@ def run_model(model: nn.Module, inputs: Mapping[str, Tensor], signals: TeacherSi
             extra["output_hidden_states"] = True
         if signals.attention:
             extra["output_attentions"] = True
-        result = model(**inputs, **extra)
+        result = model(**forward_inputs(model, inputs), **extra)
     attention = _picked("attention", getattr(result, "attentions", None), signals.attention, first=0)
     return Outputs(
         logits=logits_of(result),

@@ -64,7 +64,7 @@ class Int8Dynamic(CompressionMethod[Int8DynamicConfig]):
     """Quantise every linear to per-channel dynamic int8 in ONNX Runtime; a final form."""
 
     Config = Int8DynamicConfig
-    capabilities = Capabilities(produces=Form.onnx, leaves_trainable=False, devices=frozenset({"cpu"}))
+    capabilities = Capabilities(produces=Form.onnx, leaves_trainable=False)
     references = ("Jacob et al. 2018, arXiv:1712.05877, section 2.1",)
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:

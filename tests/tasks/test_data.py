@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from compressor.assets.readers import split_of
 from compressor.config import TaskConfig
-from compressor.errors import ConfigError, DataError
-from compressor.tasks.data import load_task, text_bucket
+from compressor.errors import ConfigError, DataError, Incompatible
+from compressor.tasks.data import load_task
 
 
 def write_csv(path, rows, header="text,label"):
@@ -28,9 +29,7 @@ def test_a_file_is_split_by_content_and_labels_are_sorted_names(tmp_path) -> Non
     assert len(data.train) + len(data.validation) + len(data.test) == 60
     for name, split in {"train": data.train, "validation": data.validation, "test": data.test}.items():
         for example in split:
-            bucket = text_bucket(example.text)
-            expected = "train" if bucket < 75 else "validation" if bucket < 85 else "test"
-            assert expected == name
+            assert split_of(example.text) == name
             assert example.label == ("good" in example.text)
 
 
@@ -116,22 +115,92 @@ def test_one_class(tmp_path) -> None:
         load_task(config(tmp_path, data=[(f"text {i}", "pos") for i in range(60)]))
 
 
-def test_a_label_that_is_no_class_names_row_and_column(tmp_path) -> None:
-    with pytest.raises(DataError, match=r"row \d+ of the \w+ data, column 'label'"):
-        load_task(config(tmp_path, label_names=["neg", "other"]))
-
-
-def test_missing_text_names_row_and_column(tmp_path) -> None:
+@pytest.mark.parametrize("row", [1, 17, 60])
+def test_a_label_that_is_no_class_names_row_and_column(tmp_path, row) -> None:
     data = rows()
-    data[5] = ("", "pos")  # the CSV reader turns an empty cell into None
-    with pytest.raises(DataError, match="column 'text': text is needed"):
+    data[row - 1] = (data[row - 1][0], "other")
+    with pytest.raises(DataError, match=rf"row {row} of \S*train.csv \(the first is 1\), column 'label': 'other'"):
+        load_task(config(tmp_path, data=data, label_names=["neg", "pos"]))
+
+
+@pytest.mark.parametrize("row", [6, 40])
+def test_missing_text_names_row_and_column(tmp_path, row) -> None:
+    data = rows()
+    data[row - 1] = ("", "pos")
+    with pytest.raises(DataError, match=rf"row {row} of .*column 'text': text is needed, got an empty cell"):
         load_task(config(tmp_path, data=data))
 
 
-def test_nan_score(tmp_path) -> None:
-    data = [(f"text {i}", "nan" if i == 7 else i) for i in range(60)]
-    with pytest.raises(DataError, match="a finite number is needed"):
+@pytest.mark.parametrize(
+    ("kind", "labels"), [("classification", "names"), ("classification", "numbers"), ("regression", "numbers")]
+)
+def test_a_missing_label_names_its_row(tmp_path, kind, labels) -> None:
+    data = [(t, "" if i == 6 else label if labels == "names" else i % 3) for i, (t, label) in enumerate(rows())]
+    with pytest.raises(DataError, match="row 7 of .*column 'label': (the label is missing|a finite number is needed)"):
+        load_task(config(tmp_path, data=data, type=kind))
+
+
+@pytest.mark.parametrize("word", ["NA", "null", "None", "nan", "N/A"])
+def test_words_that_pandas_takes_for_nothing_are_words(tmp_path, word) -> None:
+    data = rows()
+    data[5] = (word, "pos")
+    data += [(f"no answer {i}", word) for i in range(20)]
+    task, loaded = load_task(config(tmp_path, data=data))
+    assert set(task.label_names) == {"neg", "pos", word}
+    assert word in {e.text for e in (*loaded.train, *loaded.validation, *loaded.test)}
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "inf", "high"])
+def test_a_score_that_is_no_number_names_its_row(tmp_path, word) -> None:
+    data = [(f"text {i}", word if i == 7 else i / 2) for i in range(60)]
+    with pytest.raises(DataError, match=f"row 8 of .*a finite number is needed, got '?{word}"):
         load_task(config(tmp_path, data=data, type="regression"))
+
+
+def test_stars_are_five_classes(tmp_path) -> None:
+    data = [(f"text {i}", i % 5 + 1) for i in range(60)]
+    task, loaded = load_task(config(tmp_path, data=data))
+    assert task.label_names == ("1", "2", "3", "4", "5")
+    assert all(e.label == int(e.text.split()[1]) % 5 for e in (*loaded.train, *loaded.validation, *loaded.test))
+
+
+def test_numbers_are_sorted_as_numbers(tmp_path) -> None:
+    task, _ = load_task(config(tmp_path, data=[(f"text {i}", (2, 10, -1)[i % 3]) for i in range(60)]))
+    assert task.label_names == ("-1", "2", "10")
+
+
+@pytest.mark.parametrize("given", [["1", "0"], [1, 0]])
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "strings.jsonl"])
+def test_a_number_among_the_names_is_a_name(tmp_path, given, ending) -> None:
+    path = tmp_path / f"data.{ending}"
+    if ending == "csv":
+        write_csv(path, [(f"text {i}", i % 2) for i in range(60)])
+    else:
+        lines = [{"text": f"text {i}", "label": str(i % 2) if "strings" in ending else i % 2} for i in range(60)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    task, data = load_task(TaskConfig(source="file", train=str(path), label_names=given))
+    assert task.label_names == ("1", "0")
+    assert all(e.label == 1 - int(e.text.split()[1]) % 2 for e in data.train)
+
+
+def test_numbers_from_one_may_be_named(tmp_path) -> None:
+    data = [(f"text {i}", i % 2 + 1) for i in range(60)]
+    task, loaded = load_task(config(tmp_path, data=data, label_names=["1", "2"]))
+    assert {e.label for e in loaded.train} == {0, 1}
+    with pytest.raises(DataError, match="0 is no class of this task") as caught:
+        load_task(config(tmp_path, data=[(f"text {i}", i % 2) for i in range(60)], label_names=["1", "2"]))
+    assert "or 0 to" not in str(caught.value)
+
+
+def test_numbers_are_indices_of_names_that_are_words(tmp_path) -> None:
+    data = [(f"text {i}", i % 2) for i in range(60)]
+    _, loaded = load_task(config(tmp_path, data=data, label_names=["no", "yes"]))
+    assert all(e.label == int(e.text.split()[1]) % 2 for e in loaded.train)
+
+
+def test_a_name_is_given_once(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="given twice"):
+        load_task(config(tmp_path, label_names=["pos", "pos"]))
 
 
 def test_decimal_labels_suggest_regression(tmp_path) -> None:
@@ -149,11 +218,78 @@ def test_classes_that_training_never_shows(tmp_path) -> None:
 def test_transfer_text_never_holds_evaluation_text(tmp_path) -> None:
     _, plain = load_task(config(tmp_path))
     extra = tmp_path / "extra.txt"
-    extra.write_text("\n".join([plain.test[0].text.upper(), "a fresh sentence", ""]))
+    copies = [plain.test[0].text.upper(), "  ".join(plain.test[1].text.split()) + " !", plain.validation[0].text]
+    extra.write_text("\n".join([*copies, "a fresh sentence", ""]))
     _, data = load_task(config(tmp_path, unlabelled=str(extra)))
     assert [e.text for e in data.unlabelled] == ["a fresh sentence"]
     assert data.unlabelled[0].label is None
     assert data.unlabelled[0].id not in {e.id for e in data.train}
+
+
+def test_transfer_text_of_tokens_never_holds_evaluation_text(tmp_path) -> None:
+    path, extra = tmp_path / "tags.jsonl", tmp_path / "extra.txt"
+    lines = [{"text": ["Ann", "did", "n't", "see", str(i), "."], "label": ["B-PER", *["O"] * 5]} for i in range(60)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"source": "file", "type": "token_classification", "train": str(path)}
+    _, plain = load_task(TaskConfig(**settings))
+    words = plain.test[0].text
+    extra.write_text("\n".join([" ".join(words), f"Ann didn't see {words[4]}.", "a fresh sentence"]))
+    _, data = load_task(TaskConfig(**settings, unlabelled=str(extra)))
+    assert [e.text for e in data.unlabelled] == ["a fresh sentence"]
+
+
+def test_other_scripts_are_told_apart(tmp_path) -> None:
+    _, plain = load_task(config(tmp_path, data=[(f"{chr(0x4E00 + i)}!", "pos" if i % 2 else "neg") for i in range(60)]))
+    extra = tmp_path / "extra.txt"
+    extra.write_text("\n".join([plain.test[0].text[0], "\u5317\u4eac"]), encoding="utf-8")
+    _, data = load_task(
+        TaskConfig(name="mine", source="file", train=str(tmp_path / "train.csv"), unlabelled=str(extra))
+    )
+    assert [e.text for e in data.unlabelled] == ["\u5317\u4eac"]
+
+
+def test_transfer_text_for_pairs_is_refused_as_a_limit(tmp_path) -> None:
+    path = write_csv(tmp_path / "pairs.csv", [(f"a {i}", f"b {i}", i % 2) for i in range(60)], header="one,two,label")
+    pairs = TaskConfig(name="mine", source="file", train=path, text="one", text_pair="two", unlabelled="more.txt")
+    with pytest.raises(Incompatible, match="transfer text is single sentences; task 'mine' has pairs"):
+        load_task(pairs)
+
+
+def test_an_extra_test_file_goes_by_its_stem(tmp_path) -> None:
+    (tmp_path / "far").mkdir()
+    other = write_csv(tmp_path / "far" / "other_site.csv", rows(4))
+    _, data = load_task(config(tmp_path, extra_tests=[other]))
+    assert list(data.tests()) == ["test", "other_site"]
+    assert len(data.extra_tests["other_site"]) == 4
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "test", "Test"])
+def test_an_extra_test_needs_a_name_of_its_own(tmp_path, name) -> None:
+    (tmp_path / "far").mkdir()
+    with pytest.raises(ConfigError, match=f"task.extra_tests=.*the name '{name}' is taken"):
+        load_task(config(tmp_path, extra_tests=[write_csv(tmp_path / "far" / f"{name}.csv", rows(4))]))
+
+
+def test_two_extra_tests_need_two_names(tmp_path) -> None:
+    (tmp_path / "far").mkdir()
+    files = [write_csv(folder / "more.csv", rows(4)) for folder in (tmp_path, tmp_path / "far")]
+    with pytest.raises(ConfigError, match="the name 'more' is taken"):
+        load_task(config(tmp_path, extra_tests=files))
+
+
+@pytest.mark.parametrize("role", ["validation", "test", "extra_tests"])
+def test_one_file_has_one_role(tmp_path, role, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "more.csv", rows(10))
+    (tmp_path / "again.csv").symlink_to(tmp_path / "more.csv")
+    roles = {"validation": "again.csv"} if role == "test" else {"test": "again.csv"}
+    with pytest.raises(ConfigError, match=r"task.\w+=\S*(more|again).csv is task.\w+ too"):
+        load_task(config(tmp_path, **roles, **{role: ["more.csv"] if role == "extra_tests" else "more.csv"}))
+
+
+def test_the_training_file_is_no_test_file(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="task.test=.*is task.train too"):
+        load_task(config(tmp_path, test=str(tmp_path / "train.csv")))
 
 
 def test_no_hub_names_the_offline_choice(monkeypatch) -> None:

@@ -67,6 +67,7 @@ def test_a_batch_is_what_the_task_collates(kind, side) -> None:
     assert (mine.positions is None) == (theirs.positions is None)
     if theirs.positions is not None:
         assert torch.equal(mine.positions, theirs.positions)
+    assert mine.words == theirs.words and (mine.words is None) == (kind != "token_classification")
     flat = torch.from_numpy(split.flat["input_ids"])[torch.from_numpy(split.token_rows(chosen))]
     assert torch.equal(flat, mine.inputs["input_ids"][mine.inputs["attention_mask"].bool()])
 

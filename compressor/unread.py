@@ -1,0 +1,47 @@
+"""A setting that nobody reads is an error: the run would not be what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from compressor.assets import model_names
+from compressor.config import RunConfig
+from compressor.errors import ConfigError
+from compressor.registry import Registry
+
+
+def require_read(overrides: Sequence[str], config: RunConfig, registry: Registry) -> None:
+    """Refuse typed settings that neither the chain nor a baseline reads.
+
+    Not called for the cells of a multirun, where another cell may read what this one does not.
+
+    Raises:
+        ConfigError: The first such setting, and what would read it.
+    """
+    steps = [step for chain in (config.chain, *config.baselines.values()) for step in chain]
+    wants = [registry.get(step.name).method.capabilities for step in steps]
+    names = {step.name for step in steps}
+    packaged = config.teacher.checkpoint in model_names() or Path(config.teacher.checkpoint).is_dir()
+    readers = {
+        "student.": (any(w.reads_student for w in wants), _names(registry, "reads_student")),
+        "train.": (any(w.needs_training for w in wants), _names(registry, "needs_training")),
+        "task.unlabelled": (any(w.signals or w.needs_unlabelled_text for w in wants), _names(registry, "signals")),
+        "task.subset": (config.task.source == "hub", "task.source=hub"),
+        "task.revision": (config.task.source == "hub", "task.source=hub"),
+        "teacher.revision": (not packaged, "a Hub id as teacher.checkpoint"),
+        **{f"method.{m}.": (m in names, f"a chain or baseline with {m}") for m in registry.methods},
+    }
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        for prefix, (is_read, reader) in readers.items():
+            if key.startswith(prefix) and not is_read and value != "null":
+                chain = ",".join(step.name for step in config.chain)
+                raise ConfigError(
+                    f"{override}: nothing in the chain [{chain}] reads it", allowed=reader, hint="leave it out"
+                )
+
+
+def _names(registry: Registry, capability: str) -> str:
+    found = sorted(n for n, e in registry.methods.items() if getattr(e.method.capabilities, capability))
+    return f"a chain or baseline with one of {', '.join(found)}"
