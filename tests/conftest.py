@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Before torch is imported, here and in the processes that tests start: tiny matrices gain nothing from threads, and threads that
-# spin while they wait take the cores from everybody else.
+# Before torch is imported, here and in the processes that tests start: tiny matrices gain nothing from threads, and threads
+# that spin while they wait take the cores from everybody else.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
