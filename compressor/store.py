@@ -84,8 +84,8 @@ def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
     lineage = tuple(Step(**step) for step in record["lineage"])
     artifact = CompressedModel(
         form=form,
-        config=AutoConfig.from_pretrained(folder, local_files_only=True),
-        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True),
+        config=AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
         head=head,
         folder=folder if form is not Form.torch else None,
         trainable=record["trainable"],
@@ -117,7 +117,7 @@ def _module(folder: Path, record: Mapping[str, Any], artifact: CompressedModel, 
     import transformers
 
     auto = getattr(transformers, task_type(artifact.head.task_type).auto_class)
-    module: nn.Module = auto.from_config(artifact.config)
+    module: nn.Module = auto.from_config(artifact.config, trust_remote_code=False)
     for step in artifact.lineage:
         if step.structure is not None:
             registry = registry or load_registry()
@@ -130,13 +130,16 @@ def _module(folder: Path, record: Mapping[str, Any], artifact: CompressedModel, 
 
 
 def _format_owner(lineage: tuple[Step, ...], registry: Registry | None) -> int | None:
-    """Return the index of the last step with a weights format of its own; None for plain safetensors."""
+    """Return the index of the last step with a weights format of its own; None for plain safetensors.
+
+    A step whose plugin is gone has none: the model could be loaded without it.
+    """
     if not lineage:
         return None
     registry = registry or load_registry()
     for index in reversed(range(len(lineage))):
-        method = registry.get(lineage[index].method).method
-        if method.save_weights is not CompressionMethod.save_weights:
+        known = registry.methods.get(lineage[index].method)
+        if known is not None and known.method.save_weights is not CompressionMethod.save_weights:
             return index
     return None
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import __version__, assets
+from compressor import assets
 from compressor.artifact import CompressedModel
 from compressor.config import StudentConfig, TrainConfig
 from compressor.context import Context, Plan
 from compressor.errors import PluginError
+from compressor.keys import key_of, libraries, own_code, plugin_code, processes, rows_hash, settings_key, weights_hash
+from compressor.method import CompressionMethod
 from compressor.pipeline import Link, plain
 from compressor.students import build_student
 from compressor.tasks.base import Batch, Example, Task
 from compressor.tasks.data import TaskData
-from compressor.teacher import load_pretrained
+from compressor.teacher import load_pretrained, task_key
+from compressor.tokens import tokenizer_hash
 from compressor.training.batching import EncodedSplit, encode_split
 from compressor.training.evaluate import evaluate
 from compressor.training.loop import fit
@@ -32,33 +33,33 @@ from compressor.training.teacher_cache import TeacherOutputs
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 
 @dataclass(slots=True)
 class Shared:
     """What the links of a run, and the cells of a multirun, need not compute twice."""
 
-    splits: dict[tuple[str, str, str], EncodedSplit] = field(default_factory=dict)
+    splits: dict[str, EncodedSplit] = field(default_factory=dict)
     teacher_outputs: dict[str, TeacherOutputs] = field(default_factory=dict)
 
     def split(
         self, name: str, task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, unlabelled: bool
     ) -> EncodedSplit:
-        """Tokenise a split once for each vocabulary."""
+        """Tokenise a split once for each task and tokenizer."""
         examples: Sequence[Example] = data.train if name == "train" else data.validation
         if unlabelled:
             examples = (*examples, *data.unlabelled)
-        key = (f"{name}{'+unlabelled' * unlabelled}", data.fingerprint, vocabulary_hash(tokenizer))
+        key = key_of(
+            {
+                "split": [name, unlabelled, data.fingerprint],
+                "task": task_key(task),
+                "tokenizer": tokenizer_hash(tokenizer),
+            }
+        )
         if key not in self.splits:
             self.splits[key] = encode_split(task, tokenizer, examples)
         return self.splits[key]
-
-
-def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash the vocabulary; two tokenizers of one family and one vocabulary cut alike."""
-    text = type(tokenizer).__name__ + json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Workbench(Context):
@@ -91,11 +92,12 @@ class Workbench(Context):
         self._threads = threads
         self._shared = shared
         self._progress = progress
+        self._stages: set[str] = set()
 
     def build_student(self, source: CompressedModel) -> nn.Module:
         """See `Context.build_student`."""
         if self.link.method.capabilities.reads_student and self.plan.student.chosen():
-            if _narrower(self.plan.student, source) and self.plan.student.init is None:
+            if _narrower(self.plan.student, source.config) and self.plan.student.init is None:
                 self.logger.warning("the student is narrower than its source, so it starts from random weights")
             return build_student(source, self.plan.student)
         return copy.deepcopy(source.model)
@@ -122,25 +124,35 @@ class Workbench(Context):
                 f"method '{self.link.name}' asks for teacher signals it does not declare: {', '.join(sorted(undeclared))}",
                 hint="add them to Capabilities.signals",
             )
-        settings = train or self.plan.train
+        if stage in self._stages:
+            raise PluginError(
+                f"'{self.link.name}' trains two stages named '{stage}', and the second would get the first one's weights",
+                hint='fit(..., stage="another name")',
+            )
+        self._stages.add(stage)
+        settings = self._settings(train or self.plan.train)
         tokenizer = tokenizer or self.teacher.tokenizer
         unlabelled = use_unlabelled and bool(self._data.unlabelled)
         split = self._shared.split("train", self.task, self._data, tokenizer, unlabelled)
+        validation = self._shared.split("validation", self.task, self._data, tokenizer, unlabelled=False)
+        teacher = self._teacher_outputs(split, signals, tokenizer, settings) if signals else None
         return fit(
             model,
             loss,
             train=split,
-            validation=self._shared.split("validation", self.task, self._data, tokenizer, unlabelled=False),
+            validation=validation,
             settings=settings,
             seed=self.seed,
             stage=stage,
             device=self.device,
-            teacher=self._teacher_outputs(split, signals, tokenizer, settings) if signals else None,
+            teacher=teacher,
             student_signals=student_signals,
             extra_modules=extra_modules,
             parameter_groups=parameter_groups,
             hooks=hooks,
-            checkpoints=assets.cache_root() / "stages" / self._stage_key(stage, settings, unlabelled),
+            checkpoints=assets.cache_root()
+            / "stages"
+            / self._stage_key(stage, settings, model, [split, validation], unlabelled, teacher),
             progress=self._progress,
             label=self.link.name if stage == "train" else f"{self.link.name} {stage}",
             logger=self.logger,
@@ -166,24 +178,46 @@ class Workbench(Context):
             )
         return self._shared.teacher_outputs[wish]
 
-    def _stage_key(self, stage: str, settings: TrainConfig, unlabelled: bool) -> str:
-        """Hash everything that decides the trained weights, our code included."""
-        text = json.dumps(
+    def _settings(self, settings: TrainConfig) -> TrainConfig:
+        """Return the settings without what would do harm: a random embedding table must not be frozen."""
+        if not (settings.freeze_embeddings and _embeddings_are_random(self._links)):
+            return settings
+        self.logger.warning("train.freeze_embeddings is left out: the student's embeddings start from random weights")
+        return replace(settings, freeze_embeddings=False)
+
+    def _stage_key(
+        self,
+        stage: str,
+        settings: TrainConfig,
+        model: nn.Module,
+        splits: Sequence[EncodedSplit],
+        unlabelled: bool,
+        teacher: TeacherOutputs | None,
+    ) -> str:
+        """Hash everything that decides the trained weights: code, plugins' code and libraries included."""
+        rows = {"train": self._data.train, "validation": self._data.validation}
+        if unlabelled:
+            rows["unlabelled"] = self._data.unlabelled
+        key = key_of(
             {
                 "stage": stage,
                 "chain": [[link.name, plain(link.method.config), link.plan.student.chosen()] for link in self._links],
-                "code": code_hash(self._links),
+                "code": [own_code(), plugin_code(_classes(self._links))],
+                "libraries": libraries(),
+                "start": weights_hash(model),
                 "teacher": self._teacher_key,
-                "data": self._data.fingerprint,
-                "unlabelled": unlabelled,
-                "train": {k: str(v) for k, v in asdict(settings).items()},
+                "data": rows_hash(rows),
+                "task": task_key(self.task),
+                "tokens": [tokens_hash(split) for split in splits],
+                "train": settings_key(settings),
+                "kept hidden states": teacher is not None and teacher.keeps_hidden,
                 "seed": self.seed,
                 "device": self.device,
                 "threads": self._threads,
-            },
-            sort_keys=True,
+                "processes": processes(),
+            }
         )
-        return f"{self.link.name}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
+        return f"{self.link.name}-{key}"
 
     def batches(self, split: str, tokenizer: PreTrainedTokenizerBase, batch_size: int | None = None) -> Iterator[Batch]:
         """See `Context.batches`."""
@@ -223,19 +257,34 @@ class Workbench(Context):
         return load_pretrained(checkpoint, self.task, replace_head=True)[0]
 
 
-def _narrower(student: StudentConfig, source: CompressedModel) -> bool:
-    return student.hidden_size not in (None, source.config.hidden_size) or student.heads not in (
+def _narrower(student: StudentConfig, source: PretrainedConfig) -> bool:
+    return student.hidden_size not in (None, source.hidden_size) or student.heads not in (
         None,
-        source.config.num_attention_heads,
+        source.num_attention_heads,
     )
 
 
-def code_hash(links: Sequence[Link]) -> str:
-    """Hash our version, the code that trains and the code of the methods, so that no stage outlives its recipe."""
-    root = Path(__file__).parent
-    files = sorted((*root.glob("training/*.py"), *root.glob("tasks/*.py"), root / "students.py"))
-    files += [Path(inspect.getfile(type(link.method))) for link in links]
-    digest = hashlib.sha256(__version__.encode())
-    for file in files:
-        digest.update(file.read_bytes())
+def _embeddings_are_random(links: Sequence[Link]) -> bool:
+    """Tell whether the last link's student has embeddings that were drawn and that no link has trained since."""
+    drawn = False
+    for link in links:
+        wants, student = link.method.capabilities, link.plan.student
+        if wants.reads_student and student.chosen():
+            drawn = drawn or student.init == "random" or _narrower(student, link.source.config)
+        if wants.needs_training and link is not links[-1]:
+            drawn = False
+    return drawn
+
+
+def _classes(links: Sequence[Link]) -> set[type]:
+    """Return the classes of the links' methods, with the methods that they are derived from."""
+    found = {cls for link in links for cls in type(link.method).__mro__}
+    return {cls for cls in found if issubclass(cls, CompressionMethod) and cls is not CompressionMethod}
+
+
+def tokens_hash(split: EncodedSplit) -> str:
+    """Hash what a model sees of a split."""
+    digest = hashlib.sha256(split.lengths.tobytes())
+    for name, values in sorted(split.flat.items()):
+        digest.update(name.encode() + values.tobytes())
     return digest.hexdigest()

@@ -102,6 +102,49 @@ def test_open_commit_discard_work_without_the_context(tmp_path: Path) -> None:
     assert not other.exists()
 
 
+def test_a_folder_is_set_aside_in_one_step_and_gone(finished: Path) -> None:
+    c.set_aside(finished)
+    assert _entries(finished.parent) == []
+    c.set_aside(finished)
+
+
+# Locks ----------------------------------------------------------------------------------------
+
+
+def test_a_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
+    with c.FolderLock(tmp_path / "made") as ours, c.FolderLock(tmp_path / "made") as theirs:
+        assert ours.acquire() and ours.acquire()
+        assert not theirs.acquire()
+        with c.FolderLock(tmp_path / "other") as another:
+            assert another.acquire()
+        ours.__exit__(None, None, None)
+        assert theirs.acquire()
+
+
+def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from compressor.commit import FolderLock\n"
+        "lock = FolderLock(Path(sys.argv[1])); print(lock.acquire(), flush=True); sys.stdin.read()"
+    )
+    env = os.environ | {"PYTHONPATH": str(SOURCE.parents[1])}
+    command = [sys.executable, "-c", code, str(tmp_path / "made")]
+    with (
+        subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder,
+        c.FolderLock(tmp_path / "made") as lock,
+    ):
+        assert holder.stdout is not None and holder.stdout.readline() == "True\n"
+        assert not lock.acquire()
+        holder.kill()
+        holder.wait(timeout=60)
+        assert lock.acquire()
+
+
+def test_a_place_that_cannot_be_written_to_has_no_locks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with c.FolderLock(tmp_path / "file" / "made") as lock:
+        assert lock.acquire()
+
+
 # Damage ---------------------------------------------------------------------------------------
 
 

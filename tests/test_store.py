@@ -102,3 +102,9 @@ def test_a_label_order_is_part_of_the_artifact(house, tmp_path) -> None:
     turned = replace(house.teacher, head=replace(house.teacher.head, label_names=("positive", "negative")))
     store.save(turned, tmp_path / "turned")
     assert store.load(tmp_path / "turned").head.label_names == ("positive", "negative")
+
+
+def test_an_ordinary_checkpoint_is_saved_again_without_its_plugin(saved, tmp_path) -> None:
+    _, folder = saved
+    store.save(store.load(folder), tmp_path / "again")
+    assert store.load(tmp_path / "again").lineage[0].method == "shorten"

@@ -20,8 +20,10 @@ from compressor.commit.folder import (
     discard,
     open_partial,
     partial_folder,
+    set_aside,
     sweep_leftovers,
 )
+from compressor.commit.lock import FolderLock
 from compressor.commit.manifest import MANIFEST, SCHEMA_VERSION, is_complete, verify
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "FAILPOINT_ENV",
     "MANIFEST",
     "SCHEMA_VERSION",
+    "FolderLock",
     "commit",
     "discard",
     "disk_errors",
@@ -37,6 +40,7 @@ __all__ = [
     "open_partial",
     "partial_folder",
     "read_json",
+    "set_aside",
     "sha256_file",
     "sweep_leftovers",
     "verify",

@@ -98,6 +98,17 @@ def discard(partial: Path) -> None:
             partial.unlink()
 
 
+def set_aside(final: Path) -> None:
+    """Move a damaged folder out of the way in one step, then delete it; one that is not there is fine.
+
+    A process that dies in between leaves what `sweep_leftovers` removes.
+    """
+    trash = final.with_name(partial_name(final.name))
+    with suppress(FileNotFoundError):
+        final.rename(trash)
+    discard(trash)
+
+
 def sweep_leftovers(parent: Path) -> list[Path]:
     """Remove the partial folders and files in `parent` whose process is dead, and return them.
 

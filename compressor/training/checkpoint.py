@@ -11,7 +11,9 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,12 +21,22 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from compressor.commit import failpoint, partial_folder, read_json, sweep_leftovers, verify, write_json_atomic
+from compressor.commit import (
+    FolderLock,
+    failpoint,
+    partial_folder,
+    read_json,
+    sweep_leftovers,
+    verify,
+    write_json_atomic,
+)
 from compressor.errors import PluginError, StoreError
+from compressor.training.distributed import Ranks
 
 KEPT: Final = 2
 FINISHED: Final = "finished"
 _FACTS: Final = "state.json"
+_LOOK_S: Final = 0.5  # between two looks at a lock that another run has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +116,7 @@ class Checkpoints:
             shutil.rmtree(final)
         aliases: dict[str, dict[str, str]] = {}
         size = sum(t.numel() * t.element_size() for part in snapshot.parts.values() for t in part.values())
-        with partial_folder(final, needed_bytes=size) as folder:
+        with partial_folder(final, keep_existing=True, needed_bytes=size) as folder:
             for part, tensors in snapshot.parts.items():
                 kept, aliases[part] = _without_aliases(part, tensors)
                 save_file(kept, folder / f"{part}.safetensors")
@@ -133,6 +145,25 @@ class Checkpoints:
         for part, names in facts["aliases"].items():
             parts[part] |= {name: parts[part][same] for name, same in names.items()}
         return Snapshot(parts=parts, facts=facts)
+
+
+@contextmanager
+def held(folder: Path | None, ranks: Ranks, logger: logging.Logger) -> Iterator[None]:
+    """Hold the lock of a folder, so that of several runs that want to make it one works and the others wait.
+
+    Only the main process takes it. The others meet it after each look, so that however long it waits, no collective times out.
+    """
+    with ExitStack() as stack:
+        if folder is not None:
+            lock = stack.enter_context(FolderLock(folder)) if ranks.is_main else None
+            told = False
+            while not ranks.agree(lock is not None and lock.acquire())[0]:
+                if lock is not None:
+                    if not told:
+                        logger.info("another run is at work on %s; waiting for it", folder.name)
+                    told = True
+                    time.sleep(_LOOK_S)
+        yield
 
 
 def _without_aliases(part: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from compressor.config import TrainConfig
 from compressor.training.batching import EncodedSplit
-from compressor.training.checkpoint import Checkpoints, digest
+from compressor.training.checkpoint import Checkpoints, digest, held
 from compressor.training.distributed import Ranks, join_ranks
 from compressor.training.interrupts import Interrupted, stop_requests
 from compressor.training.optimization import Groups, Optimizer, frozen_embeddings
@@ -57,7 +57,8 @@ def fit(
     """Train `model` in place and leave it in eval mode, with its best epoch's weights if `settings.keep_best`.
 
     A stage that was finished before under `checkpoints` is loaded, one that was begun is continued bit-identically (at
-    equal threads). Torch's random state, grad mode and every `requires_grad` are as before afterwards.
+    equal threads), one that another run is at work on is waited for. Torch's random state, grad mode and every
+    `requires_grad` are as before afterwards.
 
     Args:
         model: A module whose forward takes the batch's inputs and returns logits.
@@ -108,9 +109,11 @@ def fit(
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_own_randomness(seed, stage, ranks))
         stack.enter_context(_left_in_eval_mode([model, *extra.values()]))
+        stack.enter_context(held(checkpoints, ranks, logger))
         store = Checkpoints(checkpoints, identity, logger)
         done = store.finished()
-        if done is not None:
+        if not ranks.agree(done is None)[0]:
+            assert done is not None
             return run.reload(done)
         if ranks.is_main:
             store.tidy()
@@ -131,7 +134,7 @@ def fit(
 
 def _identity(run: Stage, stage: str) -> dict[str, Any]:
     """Return what a checkpoint must share with this call to be continued."""
-    settings = {k: v for k, v in asdict(run.settings).items() if k != "checkpoint_seconds"}
+    settings = {k: v for k, v in asdict(run.settings).items() if k not in ("checkpoint_seconds", "cache_gb")}
     shapes = [(name, tuple(p.shape)) for m in (run.model, *run.extra.values()) for name, p in m.named_parameters()]
     tokens = hashlib.sha256(run.train.flat["input_ids"].tobytes() + run.train.lengths.tobytes()).hexdigest()
     return {
@@ -143,6 +146,7 @@ def _identity(run: Stage, stage: str) -> dict[str, Any]:
         "training tokens": tokens[:16],
         "ranks": run.ranks.world,
         "signals": digest([str(run.student_signals), str(run.teacher.signals if run.teacher else None)]),
+        "kept hidden states": run.teacher is not None and run.teacher.keeps_hidden,  # kept ones are rounded to bf16
     }
 
 

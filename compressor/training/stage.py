@@ -115,7 +115,9 @@ class Stage:
         """Take over a finished stage."""
         self._load(done)
         self.resumed_from = "finished"
-        return self._result()
+        result = self._result()
+        self.logger.info("%s: finished before in %.0f s; its weights are reused", self.label, result.seconds)
+        return result
 
     def _step(self, group: list[int]) -> dict[str, float]:
         """Take one optimizer step on a group of examples and return the loss terms' means over it.
@@ -231,7 +233,12 @@ class Stage:
 
     def _result(self) -> FitResult:
         notes = {} if self.teacher is None else self.teacher.notes
-        return self.at.result(precision=self.precision.value, resumed_from=self.resumed_from, notes=notes)
+        return self.at.result(
+            keep_best=self.settings.keep_best,
+            precision=self.precision.value,
+            resumed_from=self.resumed_from,
+            notes=notes,
+        )
 
 
 def _worded(record: EpochRecord) -> str:

@@ -24,6 +24,7 @@ class FitResult:
     epochs: tuple[EpochRecord, ...]
     best_epoch: int  # counted from 1
     best_score: float
+    kept_epoch: int  # counted from 1: the epoch whose weights the model has, the best or the last one
     steps: int
     seconds: float
     tokens: int  # real tokens trained on
@@ -41,7 +42,8 @@ class FitResult:
         return {
             "epochs": len(self.epochs),
             "best_epoch": self.best_epoch,
-            "validation": dict(self.epochs[self.best_epoch - 1].validation),
+            "kept_epoch": self.kept_epoch,
+            "validation": dict(self.epochs[self.kept_epoch - 1].validation),
             "steps": self.steps,
             "tokens": self.tokens,
             "training_seconds": round(self.seconds, 3),
@@ -100,13 +102,16 @@ class Position:
         values["history"] = [EpochRecord(**entry) for entry in facts["history"]]
         return cls(**values)
 
-    def result(self, *, precision: str, resumed_from: str | None, notes: Mapping[str, str]) -> FitResult:
+    def result(
+        self, *, keep_best: bool, precision: str, resumed_from: str | None, notes: Mapping[str, str]
+    ) -> FitResult:
         """Return what a finished stage came to."""
         assert self.best_score is not None
         return FitResult(
             epochs=tuple(self.history),
             best_epoch=self.best_epoch,
             best_score=self.best_score,
+            kept_epoch=self.best_epoch if keep_best else len(self.history),
             steps=self.step,
             seconds=sum(record.seconds for record in self.history),
             tokens=self.tokens,

@@ -6,11 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
 from toy_task import Toy, distillation_loss, sha256_of
 
+from compressor.commit import FolderLock
 from compressor.errors import StoreError
 from compressor.training.loop import Interrupted
 from compressor.training.session import label_loss
@@ -88,6 +91,71 @@ def test_a_finished_stage_is_not_run_again(tmp_path, uninterrupted) -> None:
     model, extra, seen, result = train(tmp_path / "stage", halt_at=0)
     assert (model, extra, seen) == uninterrupted[:3] and result.resumed_from == "finished"
     assert result.best_epoch == uninterrupted[3].best_epoch and result.epochs
+
+
+def test_a_reused_stage_says_so_and_keeps_its_time(tmp_path, caplog) -> None:
+    first = train(tmp_path / "stage")[3]
+    with caplog.at_level(logging.INFO, "compressor"):
+        again = train(tmp_path / "stage")[3]
+    assert f"training: finished before in {first.seconds:.0f} s; its weights are reused" in caplog.messages
+    assert again.seconds == first.seconds > 0
+    assert again.summary() == {**first.summary(), "resumed_from": "finished"}
+
+
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_summary_tells_of_the_weights_that_are_kept(toy, monkeypatch, keep_best) -> None:
+    from compressor.training import stage
+    from compressor.training.evaluate import Evaluation
+
+    scores = iter([0.75, 0.5])
+    monkeypatch.setattr(
+        stage, "evaluate", lambda *a, **k: Evaluation(predictions=[], scores={"accuracy": next(scores)})
+    )
+    result = toy.fit(keep_best=keep_best)[1]
+    assert (result.best_epoch, result.best_score) == (1, 0.75)
+    told = result.summary()
+    assert (told["kept_epoch"], told["validation"]) == (
+        (1, {"accuracy": 0.75}) if keep_best else (2, {"accuracy": 0.5})
+    )
+
+
+def test_a_stage_that_another_run_is_at_work_on_is_waited_for(tmp_path, uninterrupted, caplog) -> None:
+    train(tmp_path / "theirs")
+    found = []
+    with FolderLock(tmp_path / "stage") as theirs, caplog.at_level(logging.INFO, "compressor"):
+        assert theirs.acquire()
+        ours = threading.Thread(target=lambda: found.append(train(tmp_path / "stage", halt_at=0)))
+        ours.start()
+        while not any("waiting" in m for m in caplog.messages):
+            assert ours.is_alive(), "it did not wait"
+            time.sleep(0.05)
+        (tmp_path / "theirs").rename(tmp_path / "stage")  # they finish
+    ours.join(timeout=120)
+    assert found[0][0] == uninterrupted[0] and found[0][3].resumed_from == "finished"
+
+
+def test_helpers_take_no_lock_and_meet_the_main_process_after_each_look(tmp_path) -> None:
+    from compressor.training.checkpoint import held
+
+    class Helper:
+        is_main = False
+        met = 0
+
+        def agree(self, *flags):
+            assert flags == (False,)
+            self.met += 1
+            return (self.met == 3,)
+
+    helper = Helper()
+    with FolderLock(tmp_path / "stage") as main:
+        assert main.acquire()
+        with held(tmp_path / "stage", helper, logging.getLogger("compressor")):
+            assert helper.met == 3
+
+
+def test_how_often_is_saved_and_how_much_is_kept_are_no_other_settings(tmp_path) -> None:
+    train(tmp_path / "stage")
+    assert train(tmp_path / "stage", halt_at=0, seconds=5.0, cache_gb=1.0)[3].resumed_from == "finished"
 
 
 DAMAGES = {
