@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -211,6 +212,7 @@ def run_cell(
     """
     start = time.perf_counter()
     key = ""
+    _clear_failed(folder)
     try:
         config = compose()
         key = run_key(config, registry)
@@ -237,6 +239,12 @@ def run_cell(
     except CompressorError as error:  # the folder is taken, or the disk is full: the table still names the cell
         screen.failure(error)
     return result, code
+
+
+def _clear_failed(folder: Path) -> None:
+    """Remove the record of a cell that failed or was skipped before; it holds no result, and the cell is tried again."""
+    if (folder / "result.json").is_file() and commit.is_complete(folder, deep=False) and _finished(folder) is None:
+        shutil.rmtree(folder)
 
 
 def _finished(folder: Path) -> RunResult | None:

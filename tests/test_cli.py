@@ -236,7 +236,7 @@ def test_torchrun_trains_together_and_one_process_reports(place) -> None:
     folder = place / "together"
     environment = {**os.environ, "COMPRESSOR_CACHE": str(place / "cache-together"), "HF_HUB_OFFLINE": "1"}
     command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"),
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
         *("-m", "compressor", "method=distill", "student.layers=2", f"hydra.run.dir={folder}", "train.epochs=1"),
         *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "train.learning_rate=1e-3"),
