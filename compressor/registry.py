@@ -1,7 +1,7 @@
 """Methods by name, from the entry-point group `compressor.methods`.
 
-A plugin is imported when its options are needed for composing; one that cannot be imported is remembered with its error and
-distribution, so that it is reported, and fatal only when asked for.
+All are imported before composing, since their options are part of the schema; one that cannot be imported is remembered with
+its error and distribution, so that it is reported, and fatal only when asked for.
 """
 
 from __future__ import annotations

@@ -87,15 +87,10 @@ def _only_bias(readers: list[tuple[str, list[str]]], arrays: dict[str, Any], nod
 def require_same_output(folder: Path, onnx_path: Path) -> None:
     """Compare the rebuilt model's last hidden state with ONNX Runtime's, on real sentences.
 
-    Square matrices hide a wrong transpose from every shape check; this one sees it. Without
-    onnxruntime the comparison is left out: the pinned hash of the weights already vouches for
-    the same bytes that passed it.
+    Square matrices hide a wrong transpose from every shape check; this one sees it.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        return
     import numpy as np
+    import onnxruntime
     import torch
     from safetensors.torch import load_file
     from transformers import AutoTokenizer, BertConfig, BertModel

@@ -16,11 +16,6 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        """Half the distance of its ends."""
-        return (self.high - self.low) / 2
-
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Return the score interval of a rate (Wilson 1927, JASA 22:209).

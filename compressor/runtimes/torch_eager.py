@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from compressor.artifact import Form
 from compressor.families import forward_names
 from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session
@@ -51,8 +49,3 @@ class TorchSession(Session):
             tensors = {k: torch.from_numpy(v) for k, v in inputs.items() if k in self._names}
             logits: Logits = self._model(**tensors).logits.float().numpy()
         return logits
-
-
-def as_int64(inputs: Inputs) -> dict[str, np.ndarray]:
-    """Return contiguous int64 copies, the type every exported graph declares."""
-    return {k: np.ascontiguousarray(v, dtype=np.int64) for k, v in inputs.items()}

@@ -64,7 +64,7 @@ class Distill(CompressionMethod[DistillConfig]):
 
     The first two terms are Hinton et al. 2015, section 2 (equation 1 defines p^T as softmax of logits / T; T^2 keeps the soft
     gradients' size). For a regression task the soft term is the squared error of the scores. `hidden` averages, over
-    the student's layers, the squared error (Jiao et al. 2020, equation 9, with the learned projection W_h only where the widths
+    the student's layers, the squared error (Jiao et al. 2020, equation 8, with the learned projection W_h only where the widths
     differ) or 1 - cosine (Sanh et al. 2019, section 3) between its hidden states and those of the mapped teacher layer.
     """
 
