@@ -64,7 +64,7 @@ def disk_errors(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
         yield
     except CompressorError:
         raise
-    except Exception as error:
+    except Exception as error:  # libraries wrap the errno in kinds of their own; what is none is raised again
         code = _disk_errno(error)
         if code is None:
             raise

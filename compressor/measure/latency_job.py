@@ -43,7 +43,7 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
                 folder, form = Path(candidate["folder"]), Form(candidate["form"])
                 session = stack.enter_context(runtime.load(folder, form, job["threads"], open_model=open_model))
                 session.run(replay.inputs[0])
-            except Exception as error:
+            except Exception as error:  # whatever a runtime raises becomes this candidate's refusal, in its own words
                 answer["refusals"][name] = " ".join(f"{type(error).__name__}: {error}".split())[:600]
                 continue
             sessions[name], replays[name] = session, replay

@@ -69,7 +69,7 @@ def export_onnx(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pa
                     proto = program.model_proto
                     _slim(proto)
                     onnx.save(proto, str(path))
-        except Exception as error:
+        except Exception as error:  # the exporter raises kinds of many packages
             raise MeasureError(
                 f"ONNX export of {type(model).__name__} failed: {_first_lines(error)}",
                 hint="bench.runtimes=[torch] measures without an export",
