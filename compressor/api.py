@@ -11,11 +11,28 @@ from compressor.capabilities import Capabilities
 from compressor.config import MethodConfig, StudentConfig, TrainConfig
 from compressor.context import Context, Plan
 from compressor.errors import CompressorError, ConfigError, DataError, Incompatible, MissingExtra, TrainingError
-from compressor.families import attention_projections, embeddings, encoder_layers, family
+from compressor.families import attention_projections, embeddings, encoder_layers, family, ffn_size_name, forward_inputs, pick_layers
 from compressor.method import CompressionMethod
 from compressor.students import initial_layers, spread
+from compressor.surgery import (
+    LayerParts,
+    encoder_linears,
+    head_count,
+    head_size,
+    heads_can_go,
+    keep_heads,
+    keep_neurons,
+    layer_parts,
+    neuron_count,
+    neurons_can_go,
+    settle_width,
+)
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.losses import kl_to_teacher
+from compressor.training.gates import draw_batches, gate_gradients
+from compressor.training.imitation import Imitation, relative_error
+from compressor.training.moments import input_moments
+from compressor.training.refit import refit_output
 from compressor.training.signals import FitHook, Loss, LossInputs, Outputs, TeacherSignals
 
 __all__ = [
@@ -31,7 +48,9 @@ __all__ = [
     "FitHook",
     "Form",
     "Head",
+    "Imitation",
     "Incompatible",
+    "LayerParts",
     "Loss",
     "LossInputs",
     "MethodConfig",
@@ -45,11 +64,29 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "attention_projections",
+    "draw_batches",
     "embeddings",
     "encoder_layers",
+    "encoder_linears",
     "family",
+    "ffn_size_name",
+    "forward_inputs",
+    "gate_gradients",
+    "head_count",
+    "head_size",
+    "heads_can_go",
     "initial_layers",
+    "input_moments",
+    "keep_heads",
+    "keep_neurons",
     "kl_to_teacher",
+    "layer_parts",
+    "neuron_count",
+    "neurons_can_go",
     "parameter_count",
+    "pick_layers",
+    "refit_output",
+    "relative_error",
+    "settle_width",
     "spread",
 ]

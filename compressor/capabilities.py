@@ -12,16 +12,22 @@ class Capabilities:
     """What a method needs, takes and leaves; the engine reads it before anything is spent.
 
     `signals` names the kinds of teacher output it may ask for in `Context.fit`: logits, hidden, attention, qkv.
-    `tasks` and `families` are None when any will do.
+    `tasks` and `families` are None when any will do. `own_student`: where nothing of `student.*` is set, a method that
+    reads it makes a student of its own shape. `rebuilds`: the result has modules that the method itself must put back
+    before its weights can be read (`structure` by module names), so that layers can no longer be picked from it.
+    `leaves_quantised`: the result's weights are integers, packed or rounded for good, so that no method can follow.
     """
 
     needs_training: bool = False
     needs_calibration: bool = False
     needs_unlabelled_text: bool = False
     reads_student: bool = False
+    own_student: bool = False
+    rebuilds: bool = False
     accepts: Form = Form.torch
     produces: Form = Form.torch
     leaves_trainable: bool = True
+    leaves_quantised: bool = False
     signals: frozenset[str] = frozenset()
     tasks: frozenset[str] | None = None
     families: frozenset[str] | None = None

@@ -6,7 +6,7 @@ Methods ask here and never branch on a model's name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from compressor.errors import Incompatible
@@ -19,19 +19,60 @@ Value = TypeVar("Value")
 
 MODEL_INPUTS: Final = ("input_ids", "token_type_ids", "attention_mask")  # what a tokenizer may give
 
-# config.model_type -> (path of the layer list under the base model, paths of q, k, v under a layer)
-_BERT = ("encoder.layer", ("attention.self.query", "attention.self.key", "attention.self.value"))
-_LAYOUT: dict[str, tuple[str, tuple[str, str, str]]] = {
+
+class Layout(NamedTuple):
+    """Where a family keeps its layers (a path under the base model) and the linears of one (paths under a layer)."""
+
+    layers: str
+    query: str
+    key: str
+    value: str
+    attention_output: str
+    ffn_in: str
+    ffn_out: str
+    shared: bool = False  # several layers run the same weights, so none can be picked
+
+
+_BERT = Layout(
+    "encoder.layer",
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+)
+_LAYOUT: Final[Mapping[str, Layout]] = {
     "bert": _BERT,
     "roberta": _BERT,
     "xlm-roberta": _BERT,
     "camembert": _BERT,
     "electra": _BERT,
-    "mpnet": ("encoder.layer", ("attention.attn.q", "attention.attn.k", "attention.attn.v")),
-    "distilbert": ("transformer.layer", ("attention.q_lin", "attention.k_lin", "attention.v_lin")),
-    "deberta-v2": (
-        "encoder.layer",
-        ("attention.self.query_proj", "attention.self.key_proj", "attention.self.value_proj"),
+    "mobilebert": _BERT,
+    "mpnet": _BERT._replace(
+        query="attention.attn.q", key="attention.attn.k", value="attention.attn.v", attention_output="attention.attn.o"
+    ),
+    "distilbert": Layout(
+        "transformer.layer",
+        "attention.q_lin",
+        "attention.k_lin",
+        "attention.v_lin",
+        "attention.out_lin",
+        "ffn.lin1",
+        "ffn.lin2",
+    ),
+    "deberta-v2": _BERT._replace(
+        query="attention.self.query_proj", key="attention.self.key_proj", value="attention.self.value_proj"
+    ),
+    "albert": Layout(
+        "encoder.albert_layer_groups",
+        "attention.query",
+        "attention.key",
+        "attention.value",
+        "attention.dense",
+        "ffn",
+        "ffn_output",
+        shared=True,
     ),
 }
 
@@ -49,16 +90,31 @@ def family(config: PretrainedConfig) -> str:
     return str(config.model_type)
 
 
+def layout(config: PretrainedConfig) -> Layout:
+    """Return where a family keeps its layers and their linears.
+
+    Raises:
+        Incompatible: The family is not known.
+    """
+    name = family(config)
+    if name not in _LAYOUT:
+        raise Incompatible(f"encoder family '{name}' has no known list of layers", allowed=", ".join(sorted(_LAYOUT)))
+    return _LAYOUT[name]
+
+
 def layers_path(config: PretrainedConfig) -> str:
     """Return the dotted path of the layer list under the base model.
 
     Raises:
         Incompatible: The family keeps no list of layers that can be picked from.
     """
-    name = family(config)
-    if name not in _LAYOUT:
-        raise Incompatible(f"encoder family '{name}' has no known list of layers", allowed=", ".join(sorted(_LAYOUT)))
-    return _LAYOUT[name][0]
+    found = layout(config)
+    if found.shared:
+        raise Incompatible(
+            f"the layers of encoder family '{family(config)}' share their weights, so none can be picked",
+            allowed=", ".join(sorted(name for name, where in _LAYOUT.items() if not where.shared)),
+        )
+    return found.layers
 
 
 def ffn_size_name(config: PretrainedConfig) -> str:
@@ -94,15 +150,54 @@ def base_model(model: nn.Module) -> nn.Module:
 
 
 def encoder_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the encoder's layers, bottom first."""
+    """Return the encoder's layer modules, bottom first; layers that share their weights are one module."""
+    where = layout(model.config)  # type: ignore[arg-type]
+    blocks = list(base_model(model).get_submodule(where.layers).children())
+    return [inner for group in blocks for inner in group.albert_layers] if where.shared else blocks  # type: ignore[union-attr]
+
+
+def pick_layers(model: nn.Module, picked: Sequence[int]) -> None:
+    """Keep some of the encoder's layers, in place: copies where one is picked twice; the config follows.
+
+    Raises:
+        Incompatible: The family's layers share their weights.
+    """
+    import copy
+
+    from torch import nn
+
     path = layers_path(model.config)  # type: ignore[arg-type]
-    return list(base_model(model).get_submodule(path).children())
+    layers, seen, kept = encoder_layers(model), set[int](), []
+    for number in picked:
+        kept.append(copy.deepcopy(layers[number]) if number in seen else layers[number])
+        seen.add(number)
+    parent, _, name = path.rpartition(".")
+    setattr(base_model(model).get_submodule(parent), name, nn.ModuleList(kept))
+    model.config.num_hidden_layers = len(kept)  # type: ignore[union-attr]
+    for number, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = number  # type: ignore[assignment]
+
+
+def layer_call(model: nn.Module, number: int) -> tuple[nn.Module, int]:
+    """Return the module that runs as layer `number` (from 0), and how often it has run before in the same forward."""
+    layers, config = encoder_layers(model), model.config
+    if not layout(config).shared:  # type: ignore[arg-type]
+        return layers[number], 0
+    depth, inner = int(config.num_hidden_layers), int(config.inner_group_num)  # type: ignore[union-attr, arg-type]
+    order = [
+        group * inner + part
+        for group in (int(i * len(layers) / inner / depth) for i in range(depth))
+        for part in range(inner)
+    ]
+    return layers[order[number]], order[:number].count(order[number])
 
 
 def attention_projections(model: nn.Module, layer: nn.Module) -> Projections:
     """Return the q, k and v linears of one of the model's layers."""
-    paths = _LAYOUT[family(model.config)][1]  # type: ignore[arg-type]
-    return Projections(*(layer.get_submodule(path) for path in paths))
+    where = layout(model.config)  # type: ignore[arg-type]
+    return Projections(*(layer.get_submodule(path) for path in (where.query, where.key, where.value)))
 
 
 def embeddings(model: nn.Module) -> nn.Module:

@@ -56,15 +56,17 @@ def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry) -> list[Li
         before = chain[position - 1].name if position else "the teacher"
         _check_link(method, step.name, before, source, plan)
         reads = method.capabilities.reads_student
-        if reads and position == 0 and not plan.student.chosen():
+        if reads and position == 0 and not (plan.student.chosen() or method.capabilities.own_student):
             layers = plan.teacher.layers
             raise Incompatible(
                 f"method={step.name} would start from the teacher itself and change nothing about its shape",
                 allowed="at least one of student.layers, hidden_size, intermediate_size, heads",
                 hint=f"method={step.name} student.layers={max(1, layers // 2)}",
             )
+        _check_picking(method, step.name, links, plan)
         method.check(source, plan)
         result = method.outline(source, plan)
+        result = replace(result, quantised=source.quantised or method.capabilities.leaves_quantised)
         links.append(Link(entry=entry, method=method, plan=plan, source=source, result=result))
         if reads:
             plan = replace(plan, student=StudentConfig())
@@ -85,6 +87,11 @@ def _check_link(method: CompressionMethod[Any], name: str, before: str, source: 
             f"method '{name}' trains, and '{before}' leaves a model that cannot be trained",
             hint=f"put '{name}' before '{before}'",
         )
+    if source.quantised:
+        raise Incompatible(
+            f"method '{name}' reads weights, and those of '{before}' are quantised, which is final",
+            hint=f"put '{name}' before '{before}'" if source is not plan.teacher else "the checkpoint before quantisation",
+        )
     if wants.tasks is not None and plan.task.type not in wants.tasks:
         raise Incompatible(
             f"method '{name}' does not take task type {plan.task.type}", allowed=", ".join(sorted(wants.tasks))
@@ -96,6 +103,17 @@ def _check_link(method: CompressionMethod[Any], name: str, before: str, source: 
         raise Incompatible(f"method '{name}' does not run on {plan.device}", allowed=", ".join(sorted(wants.devices)))
     if wants.needs_unlabelled_text and not plan.has_unlabelled:
         raise Incompatible(f"method '{name}' needs transfer text", hint="task.unlabelled=imdb_sentences")
+
+
+def _check_picking(method: CompressionMethod[Any], name: str, links: Sequence[Link], plan: Plan) -> None:
+    """Refuse to pick layers out of a model whose modules a step before replaced by name."""
+    wants = method.capabilities
+    rebuilt = next((link for link in links if link.method.capabilities.rebuilds), None)
+    if rebuilt is not None and wants.reads_student and (plan.student.chosen() or wants.own_student):
+        raise Incompatible(
+            f"method '{name}' builds a student from the layers of its source, and '{rebuilt.name}' replaced modules in them",
+            hint=f"put '{name}' before '{rebuilt.name}'",
+        )
 
 
 def run(
@@ -125,8 +143,14 @@ def run(
             notes=result.notes,
             seconds=time.perf_counter() - start,
         )
-        trainable = result.form is Form.torch and link.method.capabilities.leaves_trainable
-        artifact = replace(result, lineage=(*artifact.lineage, step), structure=None, notes={}, trainable=trainable)
+        artifact = replace(
+            result,
+            lineage=(*artifact.lineage, step),
+            structure=None,
+            notes={},
+            trainable=result.form is Form.torch and link.method.capabilities.leaves_trainable,
+            quantised=artifact.quantised or link.method.capabilities.leaves_quantised,
+        )
         if artifact.module is not None:
             artifact.module.cpu().eval()  # between links a model rests on the CPU, whatever trained it
     return artifact

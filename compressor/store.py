@@ -1,8 +1,12 @@
 """Save an artifact to a folder and load it back, in any process.
 
 A torch artifact is an ordinary Hugging Face folder (config, safetensors, tokenizer) plus `compressor.json`, which holds the
-lineage. Loading builds the skeleton from the saved, final config, lets each step with a recorded structure rebuild it, and
-loads the weights once. A compiled artifact is the folder its runtime reads.
+lineage. Loading builds the skeleton from the saved, final config, lets each step with a recorded structure rebuild it, cuts
+what is still wider than its recorded shape, and loads the weights once. A compiled artifact is the folder its runtime reads.
+
+Where transformers alone could not build the model from its config, `config.json` names a model type of ours and holds the
+encoder's config inside, so that `AutoModel` refuses the folder rather than misreading it; after `import compressor.auto` it
+loads it.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import commit
+from compressor import commit, surgery
 from compressor.artifact import CompressedModel, Form, Head, Step
 from compressor.errors import ConfigError, PluginError, StoreError
 from compressor.method import CompressionMethod
@@ -26,9 +30,11 @@ from compressor.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PretrainedConfig
 
 SCHEMA_VERSION = 1
 RECORD = "compressor.json"
+MODEL_TYPE = "compressed-encoder"  # of folders that transformers cannot build from their config alone
 
 
 def save(artifact: CompressedModel, final: Path, registry: Registry | None = None) -> None:
@@ -45,10 +51,11 @@ def write(artifact: CompressedModel, folder: Path, registry: Registry | None = N
     """Write the artifact's files into an existing folder, without committing it."""
     artifact.tokenizer.save_pretrained(folder)
     config = copy.deepcopy(artifact.config)
-    owner = None
+    owner = layer_shapes = None
     if artifact.form is Form.torch:
         config.architectures = [type(artifact.model).__name__]
         owner = _format_owner(artifact.lineage, registry)
+        layer_shapes = surgery.shapes(artifact.model)
         if owner is None:
             save_weights(artifact.model, folder)
         else:
@@ -57,12 +64,16 @@ def write(artifact: CompressedModel, folder: Path, registry: Registry | None = N
         assert artifact.folder is not None
         shutil.copytree(artifact.folder, folder, dirs_exist_ok=True)
     config.save_pretrained(folder)
+    if artifact.form is Form.torch and not _plain(artifact, owner, layer_shapes):
+        _wrap_config(folder)
     record = {
         "schema_version": SCHEMA_VERSION,
         "form": artifact.form.value,
         "trainable": artifact.trainable,
+        "quantised": artifact.quantised,
         "head": {"task_type": artifact.head.task_type, "label_names": list(artifact.head.label_names)},
         "lineage": [asdict(step) for step in artifact.lineage],
+        "layer_shapes": layer_shapes,  # heads and neurons of each layer, where they are not those of the config
         "weights_of": owner,  # index of the step whose format the weights have; null for plain safetensors
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -75,25 +86,54 @@ def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
         StoreError: The folder is damaged, not ours, or its weights do not fit.
         PluginError: A step needs a plugin that is not installed.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoTokenizer
 
     commit.verify(folder)
     record = read_record(folder)
     form = Form(record["form"])
     head = Head(task_type=record["head"]["task_type"], label_names=tuple(record["head"]["label_names"]))
     lineage = tuple(Step(**step) for step in record["lineage"])
+    config = read_config(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     artifact = CompressedModel(
         form=form,
-        config=AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
-        tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
+        config=config,
+        tokenizer=tokenizer,
         head=head,
         folder=folder if form is not Form.torch else None,
         trainable=record["trainable"],
+        quantised=record.get("quantised", False),
         lineage=lineage,
     )
     if form is Form.torch:
         artifact = replace(artifact, module=_module(folder, record, artifact, registry))
     return artifact
+
+
+def _plain(artifact: CompressedModel, owner: int | None, layer_shapes: Any) -> bool:
+    """Tell whether transformers builds and fills this model from its config alone."""
+    if getattr(artifact.config, "quantization_config", None) is not None:
+        return True  # a format of its own, which it writes and reads
+    return owner is None and layer_shapes is None and all(step.structure is None for step in artifact.lineage)
+
+
+def _wrap_config(folder: Path) -> None:
+    """Put the encoder's config under a model type of ours."""
+    path = folder / "config.json"
+    inner = json.loads(path.read_text(encoding="utf-8"))
+    outer = {"architectures": inner.get("architectures"), "model_type": MODEL_TYPE, "encoder": inner}
+    path.write_text(json.dumps(outer, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """Read the encoder's config of a saved artifact, inside ours if need be."""
+    from transformers import AutoConfig
+
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if values.get("model_type") != MODEL_TYPE:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    inner = dict(values["encoder"])
+    return AutoConfig.for_model(inner.pop("model_type"), **inner)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -122,6 +162,8 @@ def _module(folder: Path, record: Mapping[str, Any], artifact: CompressedModel, 
         if step.structure is not None:
             registry = registry or load_registry()
             module = instantiate(step, registry).rebuild(module, step.structure)
+    if record.get("layer_shapes") is not None:
+        surgery.reshape(module, record["layer_shapes"])
     if record["weights_of"] is None:
         load_weights(module, folder)
     else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING
 
-from compressor import families
+from compressor import families, surgery
 from compressor.artifact import CompressedModel
 from compressor.config import StudentConfig
 from compressor.errors import Incompatible
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import PretrainedConfig
 
 DEFAULT_INIT = "every_other"
@@ -134,52 +134,23 @@ def build_student(source: CompressedModel, student: StudentConfig) -> nn.Module:
     """Return a new module of the student's shape, initialised from the source.
 
     A narrower student (hidden size or heads) starts from random weights, since a slice of a layer computes nothing that
-    the layer did; a narrower FFN keeps the neurons whose incoming and outgoing weights are largest.
+    the layer did; a narrower FFN keeps the neurons whose incoming and outgoing weights are largest. Layers that lost heads
+    or neurons before stay as they are.
     """
     config = student_config(source.config, student)
-    module = type(source.model)._from_config(config)  # type: ignore[attr-defined, unused-ignore]
     if student.init == "random" or _widths(config) != _widths(source.config):
-        return module  # type: ignore[no-any-return]
-    layers = initial_layers(student.init, int(source.config.num_hidden_layers), int(config.num_hidden_layers))
-    module.load_state_dict(_picked(source.model, module, layers))
-    return module  # type: ignore[no-any-return]
+        return type(source.model)._from_config(config)  # type: ignore[attr-defined, no-any-return, unused-ignore]
+    picked = initial_layers(student.init, int(source.config.num_hidden_layers), int(config.num_hidden_layers))
+    module = copy.deepcopy(source.model)
+    families.pick_layers(module, picked)
+    if _ffn(config) != _ffn(source.config):
+        for layer in families.encoder_layers(module):
+            surgery.keep_neurons(module, layer, _strongest(surgery.layer_parts(module, layer), _ffn(config)))
+        surgery.settle_width(module)
+    return module
 
 
-def _picked(source: nn.Module, student: nn.Module, layers: list[int]) -> dict[str, Tensor]:
-    """Rename the source's chosen layers and cut FFN tensors to the student's size."""
-    prefix = getattr(source, "base_model_prefix", "")
-    path = families.layers_path(source.config)  # type: ignore[arg-type]
-    base = f"{prefix}.{path}." if families.base_model(source) is not source else f"{path}."
-    weights = source.state_dict()
-    wanted = student.state_dict()
-    kept = _strongest_neurons(source, student, layers)
-    picked = {}
-    for name, target in wanted.items():
-        if not name.startswith(base):
-            picked[name] = weights[name]
-            continue
-        index, _, rest = name[len(base) :].partition(".")
-        value = weights[f"{base}{layers[int(index)]}.{rest}"]
-        if value.shape != target.shape:
-            dim = next(d for d in range(value.dim()) if value.shape[d] != target.shape[d])
-            value = value.index_select(dim, kept[int(index)])
-        picked[name] = value
-    return picked
-
-
-def _strongest_neurons(source: nn.Module, student: nn.Module, layers: list[int]) -> list[Tensor]:
-    """Return, for each student layer, the indices of the FFN neurons it keeps, in their old order."""
-    from torch import nn
-
-    width = _ffn(source.config)  # type: ignore[union-attr, arg-type]
-    keep = _ffn(student.config)  # type: ignore[union-attr, arg-type]
-    if keep == width:
-        return []
-    kept = []
-    for index in layers:
-        linears = [m for m in families.encoder_layers(source)[index].modules() if isinstance(m, nn.Linear)]
-        inward = next(m for m in linears if m.out_features == width)
-        outward = next(m for m in linears if m.in_features == width)
-        strength = inward.weight.norm(dim=1) * outward.weight.norm(dim=0)
-        kept.append(strength.topk(keep).indices.sort().values)
-    return kept
+def _strongest(parts: surgery.LayerParts, keep: int) -> list[int]:
+    """Return the FFN neurons with the largest weights in and out, in their old order."""
+    strength = parts.ffn_in.weight.norm(dim=1) * parts.ffn_out.weight.norm(dim=0)
+    return [int(i) for i in strength.topk(min(keep, len(strength))).indices.sort().values]

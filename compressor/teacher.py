@@ -59,10 +59,12 @@ def blueprint(config: TeacherConfig, task: Task) -> Blueprint:
     from transformers import AutoConfig, AutoTokenizer
 
     place = pretrained.resolve(config.checkpoint)
-    trainable = pretrained.require_torch(Path(place)) if pretrained.is_ours(place) else True
+    ours = pretrained.is_ours(place)
+    record = pretrained.require_torch(Path(place)) if ours else {}
+    known: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
     try:
-        model_config = AutoConfig.from_pretrained(place, revision=config.revision, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=config.revision, trust_remote_code=False)
+        model_config = store.read_config(Path(place)) if ours else AutoConfig.from_pretrained(place, **known)
+        tokenizer = AutoTokenizer.from_pretrained(place, config=model_config, **known)
     except (OSError, ValueError) as error:
         raise pretrained.not_found(config.checkpoint, error) from error
     if getattr(model_config, "is_encoder_decoder", False) or not hasattr(model_config, "num_hidden_layers"):
@@ -71,7 +73,14 @@ def blueprint(config: TeacherConfig, task: Task) -> Blueprint:
         )
     for name, value in task.config_overrides().items():
         setattr(model_config, name, value)
-    return Blueprint(form=Form.torch, config=model_config, tokenizer=tokenizer, head=task.head, trainable=trainable)
+    return Blueprint(
+        form=Form.torch,
+        config=model_config,
+        tokenizer=tokenizer,
+        head=task.head,
+        trainable=record.get("trainable", True),
+        quantised=record.get("quantised", pretrained.is_quantised(model_config)),
+    )
 
 
 def load_pretrained(

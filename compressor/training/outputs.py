@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compressor.errors import Incompatible
-from compressor.families import attention_projections, encoder_layers, forward_inputs
+from compressor.families import attention_projections, forward_inputs, layer_call
 from compressor.training.signals import Outputs, TeacherSignals
 
 
@@ -64,17 +64,21 @@ def _picked(kind: str, given: Any, layers: tuple[int, ...], *, first: int) -> di
 
 
 @contextmanager
-def _listen(model: nn.Module, layer: int) -> Iterator[list[Tensor]]:
+def _listen(model: nn.Module, number: int) -> Iterator[list[Tensor]]:
     """Collect the q, k and v of one layer during the body."""
-    layers = encoder_layers(model)
-    if not 0 <= layer < len(layers):
-        raise Incompatible(f"qkv of layer {layer} was asked for", allowed=f"layers 0 to {len(layers) - 1}")
+    depth = int(model.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    if not 0 <= number < depth:
+        raise Incompatible(f"qkv of layer {number} was asked for", allowed=f"layers 0 to {depth - 1}")
+    layer, runs_before = layer_call(model, number)
     found: list[Tensor] = []
+    calls: dict[nn.Module, int] = {}
 
     def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-        found.append(output)
+        if calls.setdefault(module, 0) == runs_before:
+            found.append(output)
+        calls[module] += 1
 
-    handles = [m.register_forward_hook(keep) for m in attention_projections(model, layers[layer])]
+    handles = [m.register_forward_hook(keep) for m in attention_projections(model, layer)]
     try:
         yield found
     finally:

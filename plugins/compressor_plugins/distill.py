@@ -20,6 +20,7 @@ from compressor.api import (
     MethodConfig,
     Plan,
     TeacherSignals,
+    relative_error,
     spread,
 )
 
@@ -156,11 +157,12 @@ def hidden_distance(student_ND: Tensor, teacher_ND: Tensor, kind: HiddenLoss) ->
     """
     from torch.nn.functional import cosine_similarity, mse_loss
 
+    if kind is HiddenLoss.nmse:
+        return relative_error(student_ND, teacher_ND)
     student_ND, teacher_ND = student_ND.float(), teacher_ND.float()
     if kind is HiddenLoss.cosine:
         return (1 - cosine_similarity(student_ND, teacher_ND, dim=-1)).mean()
-    error = mse_loss(student_ND, teacher_ND)
-    return error / teacher_ND.var(dim=0).mean() if kind is HiddenLoss.nmse else error
+    return mse_loss(student_ND, teacher_ND)
 
 
 def _check_map(layer_map: list[int], student_layers: int, teacher_layers: int) -> None:
