@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor import assets
 from compressor.artifact import CompressedModel
 from compressor.compare.bootstrap import metric_estimate
 from compressor.compare.statistics import median_interval, wilson_interval
@@ -120,7 +121,8 @@ def _measure(
             work,
             bench=bench,
             workload=workload,
-            export_to=work / "onnx" if set(bench.runtimes) - {"torch"} else None,
+            export=bool(set(bench.runtimes) - {"torch"}),
+            kept=assets.cache_root() / "scores",
         )
         scored = {one.candidate.name: one for one in found}
         bar.advance()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.artifact import Form
 from compressor.machine import usable_cores
 from compressor.measure.candidate import Candidate
+from compressor.measure.kept import keep
 from compressor.measure.processes import run_worker, side_by_side
 from compressor.measure.workload import Workload
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from compressor.config import BenchConfig
     from compressor.tasks.base import Task
 
+_EXPORT = "onnx"  # folder of the export within the job's
 _BATCH = 32  # float32 logits do not depend on it beyond 1e-6
 
 
@@ -68,7 +70,8 @@ def measure_accuracy(
     *,
     bench: BenchConfig,
     workload: Workload | None = None,
-    export_to: Path | None = None,
+    export: bool = False,
+    kept: Path | None = None,
     threads: int = 1,
 ) -> AccuracyResult:
     """Re-load the artifact in a fresh process and score it in the runtime that executes its own bytes.
@@ -82,7 +85,8 @@ def measure_accuracy(
         workdir: Folder for the job; predictions stay in it.
         bench: Batch size of the timed runs, and the timeout.
         workload: Texts that will be timed; they are tokenised here, by this candidate's tokenizer.
-        export_to: Folder for the ONNX export; asked for only of torch artifacts.
+        export: Whether a torch artifact shall be exported to ONNX as well.
+        kept: Cache of what was scored before; None scores anew.
         threads: Threads of the process; the number changes logits by less than 1e-5.
 
     Raises:
@@ -100,20 +104,28 @@ def measure_accuracy(
         "batch_size": _BATCH if torch_form else bench.batch_size,
         "threads": threads,
         "workload": workload and {"file": str(splits[workload.split].resolve()), "batches": workload.batches},
-        "export_to": str(export_to.resolve()) if export_to is not None and torch_form else None,
+        "export_to": _EXPORT if export and torch_form else None,
     }
-    answer = run_worker(job, folder, name=f"scoring of '{candidate.name}'", threads=threads, timeout_s=bench.timeout_s)
-    export = answer.get("export", {})
-    exported = export_to is not None and bool(export) and export["refusal"] is None
+
+    def work(place: Path) -> dict[str, Any]:
+        name = f"scoring of '{candidate.name}'"
+        return run_worker(job, place, name=name, threads=threads, timeout_s=bench.timeout_s)
+
+    if kept is None:
+        answer = work(folder)
+    else:
+        answer, folder = keep(job, candidate.folder, kept, folder, work)
+    export_answer = answer.get("export", {})
+    exported = bool(export_answer) and export_answer["refusal"] is None
     return AccuracyResult(
         candidate=candidate,
-        splits={name: _split_score(name, found) for name, found in answer["splits"].items()},
+        splits={name: _split_score(name, found, folder) for name, found in answer["splits"].items()},
         parameters=answer["parameters"],
         exact=answer["exact"],
         replay=folder / "replay.npz" if workload is not None else None,
-        onnx=export_to if exported else None,
-        export_refusal=export.get("refusal"),
-        export_seconds=export.get("seconds"),
+        onnx=folder / _EXPORT if exported else None,
+        export_refusal=export_answer.get("refusal"),
+        export_seconds=export_answer.get("seconds"),
     )
 
 
@@ -125,7 +137,8 @@ def measure_accuracies(
     *,
     bench: BenchConfig,
     workload: Workload | None = None,
-    export_to: Path | None = None,
+    export: bool = False,
+    kept: Path | None = None,
     processes: int = 0,
 ) -> list[AccuracyResult]:
     """Score several candidates, as many single-threaded processes at a time as there are cores.
@@ -139,7 +152,8 @@ def measure_accuracies(
         workdir: Folder for the jobs.
         bench: Batch size of the timed runs, and the timeout.
         workload: Texts that will be timed.
-        export_to: Folder below which each torch candidate gets a folder with its export.
+        export: Whether torch artifacts shall be exported to ONNX as well.
+        kept: Cache of scores; used for the first candidate, which many runs share.
         processes: Processes at a time; 0 is one a core.
 
     Raises:
@@ -147,16 +161,19 @@ def measure_accuracies(
     """
 
     def one(candidate: Candidate) -> AccuracyResult:
-        export = export_to and export_to / candidate.name
-        return measure_accuracy(candidate, splits, task, workdir, bench=bench, workload=workload, export_to=export)
+        cache = kept if candidate is candidates[0] else None
+        return measure_accuracy(
+            candidate, splits, task, workdir, bench=bench, workload=workload, export=export, kept=cache
+        )
 
     return side_by_side(one, candidates, processes or usable_cores())
 
 
-def _split_score(name: str, found: Mapping[str, Any]) -> SplitScore:
+def _split_score(name: str, found: Mapping[str, Any], folder: Path) -> SplitScore:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(found["file"], columns=["id", "prediction", "label", "tokens"]).to_pydict()
+    file = folder / found["file"]
+    table = pq.read_table(file, columns=["id", "prediction", "label", "tokens"]).to_pydict()
     return SplitScore(
         split=name,
         metrics=found["metrics"],
@@ -164,6 +181,6 @@ def _split_score(name: str, found: Mapping[str, Any]) -> SplitScore:
         predictions=tuple(json.loads(p) for p in table["prediction"]),
         references=tuple(json.loads(r) for r in table["label"]),
         tokens=tuple(table["tokens"]),
-        file=Path(found["file"]),
+        file=file,
         seconds=found["seconds"],
     )

@@ -35,7 +35,7 @@ def environment(*, threads: int) -> dict[str, Any]:
     return {
         "protocol": PROTOCOL,
         "python": sys.version.split()[0],
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": packages(),
         "git": _git(),
         "platform": platform.platform(),
         "kernel": platform.release(),
@@ -53,6 +53,16 @@ def environment(*, threads: int) -> dict[str, Any]:
         "bench_threads": threads,
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
+
+
+def packages() -> dict[str, str]:
+    """Return the installed versions of what decides a measured value."""
+    return {name: version for name in _PACKAGES if (version := _version(name))}
+
+
+def processor() -> list[Any]:
+    """Return what decides how a sum is rounded: the processor and the instructions it has."""
+    return [_cpu(), _flags()]
 
 
 def _version(package: str) -> str | None:

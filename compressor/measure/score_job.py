@@ -57,18 +57,19 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
         if job["workload"] is not None:
             _replay(session, task, artifact.tokenizer, job["workload"]).save(out / "replay.npz")
     if job["export_to"] is not None:
-        answer["export"] = _export(artifact.model, artifact.tokenizer, Path(job["export_to"]))
+        answer["export"] = _export(artifact.model, artifact.tokenizer, out / job["export_to"])
     return answer
 
 
 def _is_float32(model: Any) -> bool:
     """Tell whether every weight is float32; a packed or integer weight makes logits depend on batch mates."""
     import torch
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass  # torchao's weights call themselves float32
 
     packed = any("quantized" in type(m).__module__ for m in model.modules())
     indices = (torch.int64, torch.int32, torch.bool)  # position tables and masks
     tensors = [t for t in (*model.parameters(), *model.buffers()) if t.dtype not in indices]
-    return not packed and all(t.dtype == torch.float32 for t in tensors)
+    return not packed and all(t.dtype == torch.float32 and not is_traceable_wrapper_subclass(t) for t in tensors)
 
 
 def _score(
@@ -96,7 +97,7 @@ def _score(
         rows = order[start : start + batch_size]
         found = _run(session, task, tokenizer, [examples[i] for i in rows], [features[i] for i in rows])
         for i, (prediction, values) in zip(rows, found, strict=True):
-            predictions[i], logits[i] = prediction, values.ravel().tolist()
+            predictions[i], logits[i] = prediction, [] if task.self_supervised else values.ravel().tolist()  # a vocabulary each
     references = task.references(examples)
     table = {
         "id": [e.id for e in examples],
@@ -108,7 +109,7 @@ def _score(
     file = out / f"predictions-{name.replace('/', '_')}.parquet"
     pq.write_table(pa.table(table), file)
     return {
-        "file": str(file),
+        "file": file.name,
         "metrics": dict(task.scores(predictions, references)),
         "seconds": time.perf_counter() - started,
     }

@@ -67,7 +67,7 @@ def scored(house: House) -> list[object]:
         house.folder / "jobs",
         bench=house.bench,
         workload=house.workload,
-        export_to=house.folder / "onnx",
+        export=True,
     )
 
 

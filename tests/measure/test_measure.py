@@ -194,7 +194,7 @@ def test_other_tasks_take_the_same_way(tmp_path: Path, kind: str) -> None:
         tmp_path,
         bench=bench,
         workload=workload,
-        export_to=tmp_path / "onnx",
+        export=True,
     )
     assert set(result.splits["test"].metrics) == {m.name for m in task.metrics}
     assert result.splits["test"].references == tuple(task.references(examples))
