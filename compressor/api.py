@@ -11,8 +11,19 @@ from compressor.capabilities import Capabilities
 from compressor.config import MethodConfig, StudentConfig, TrainConfig
 from compressor.context import Context, Plan
 from compressor.errors import CompressorError, ConfigError, DataError, Incompatible, MissingExtra, TrainingError
-from compressor.families import attention_projections, embeddings, encoder_layers, family, ffn_size_name, forward_inputs, pick_layers
+from compressor.families import (
+    attention_projections,
+    embeddings,
+    encoder_layers,
+    family,
+    ffn_size_name,
+    forward_inputs,
+    pick_layers,
+    reserved_positions,
+)
 from compressor.method import CompressionMethod
+from compressor.quantised import linears_outside, quantised_share
+from compressor.runtimes import onnx_graph
 from compressor.students import initial_layers, spread
 from compressor.surgery import (
     LayerParts,
@@ -34,6 +45,7 @@ from compressor.training.imitation import Imitation, relative_error
 from compressor.training.moments import input_moments
 from compressor.training.refit import refit_output
 from compressor.training.signals import FitHook, Loss, LossInputs, Outputs, TeacherSignals
+from compressor.training.sparsity import cubic, smallest
 
 __all__ = [
     "Batch",
@@ -64,6 +76,7 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "attention_projections",
+    "cubic",
     "draw_batches",
     "embeddings",
     "encoder_layers",
@@ -81,12 +94,17 @@ __all__ = [
     "keep_neurons",
     "kl_to_teacher",
     "layer_parts",
+    "linears_outside",
     "neuron_count",
     "neurons_can_go",
+    "onnx_graph",
     "parameter_count",
     "pick_layers",
+    "quantised_share",
     "refit_output",
     "relative_error",
+    "reserved_positions",
     "settle_width",
+    "smallest",
     "spread",
 ]

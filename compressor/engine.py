@@ -186,7 +186,8 @@ def run_key(config: RunConfig, registry: Registry) -> str:
     Two cells of a multirun with one key are one run: `method=[]` at three and at six student layers is the teacher twice.
     """
     used = replace(config)
-    methods = [registry.get(s.name).method for chain in (config.chain, *config.baselines.values()) for s in chain]
+    steps = [s for chain in (config.chain, *config.baselines.values()) for s in chain]
+    methods = [registry.get(s.name).method(s.config) for s in steps]
     if not any(m.capabilities.reads_student for m in methods):
         used.student = StudentConfig()
     values = plain_config(used)

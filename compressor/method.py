@@ -26,7 +26,8 @@ class CompressionMethod(ABC, Generic[ConfigT]):
     """
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
-    capabilities: ClassVar[Capabilities]
+    # The class declares what the method may do; an instance whose options need less sets its own in `__init__`.
+    capabilities: Capabilities
     references: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: ConfigT) -> None:

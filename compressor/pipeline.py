@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,6 +14,8 @@ from compressor.context import Context, Plan
 from compressor.errors import Incompatible, PluginError
 from compressor.method import CompressionMethod
 from compressor.registry import RegisteredMethod, Registry
+
+_LOG = logging.getLogger("compressor")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry) -> list[Li
                 hint=f"method={step.name} student.layers={max(1, layers // 2)}",
             )
         _check_picking(method, step.name, links, plan)
+        _warn_of_filling(method, step.name, links)
         method.check(source, plan)
         result = method.outline(source, plan)
         result = replace(result, quantised=source.quantised or method.capabilities.leaves_quantised)
@@ -114,6 +118,13 @@ def _check_picking(method: CompressionMethod[Any], name: str, links: Sequence[Li
             f"method '{name}' builds a student from the layers of its source, and '{rebuilt.name}' replaced modules in them",
             hint=f"put '{name}' before '{rebuilt.name}'",
         )
+
+
+def _warn_of_filling(method: CompressionMethod[Any], name: str, links: Sequence[Link]) -> None:
+    """Say so where training would fill the zeros that a step before made; some want just that."""
+    pruned = next((link.name for link in links if link.method.capabilities.leaves_zeros), None)
+    if pruned is not None and method.capabilities.needs_training and not method.capabilities.leaves_zeros:
+        _LOG.warning("'%s' trains all weights, so it fills the zeros that '%s' left", name, pruned)
 
 
 def run(

@@ -20,7 +20,7 @@ def require_read(overrides: Sequence[str], config: RunConfig, registry: Registry
         ConfigError: The first such setting, and what would read it.
     """
     steps = [step for chain in (config.chain, *config.baselines.values()) for step in chain]
-    wants = [registry.get(step.name).method.capabilities for step in steps]
+    wants = [registry.get(step.name).method(step.config).capabilities for step in steps]
     names = {step.name for step in steps}
     packaged = config.teacher.checkpoint in model_names() or Path(config.teacher.checkpoint).is_dir()
     readers = {
