@@ -1,0 +1,207 @@
+"""Block movement pruning: block scores in closed form, masked and cut models agree, layers really get smaller."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from compressor.artifact import parameter_count
+from compressor.config import StudentConfig
+from compressor.errors import ConfigError, Incompatible
+from compressor.families import encoder_layers
+from compressor.surgery import head_count, layer_parts, neuron_count
+from compressor.testing import parametrize_with_checks
+from compressor.testing.house import TinyHouse
+from compressor.testing.tiny import tiny_bert
+from compressor_plugins.distill import Distill, DistillConfig
+from compressor_plugins.prune_block_movement import Gates, PruneBlockMovement, PruneBlockMovementConfig, encoder_weights
+
+# Three steps must be enough to move scores from 0 to both sides of the threshold.
+QUICK = PruneBlockMovementConfig(threshold=0.5, score_learning_rate=1.0, warm_up=0.0, cool_down=0.0)
+
+
+@parametrize_with_checks([PruneBlockMovement(QUICK)])
+def test_promises(method, check, tmp_path) -> None:
+    check(method, tmp_path)
+
+
+def inputs(vocabulary: int = 30) -> dict[str, torch.Tensor]:
+    ids = torch.randint(5, vocabulary, (6, 9), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def family_model(name: str, **options):
+    """A random tiny classifier of a family: 2 layers, 4 heads, 48 neurons."""
+    import transformers
+
+    shape = {
+        "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
+        "max_position_embeddings": 40, "num_labels": 2, "pad_token_id": 1,
+        "initializer_range": 0.3,
+    }  # fmt: skip
+    if name == "DistilBert":
+        shape |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
+        for taken in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            shape.pop(taken)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**shape, **options)
+    return getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
+
+
+def scattered(model, config: PruneBlockMovementConfig) -> Gates:
+    """Gates with random scores."""
+    gates = Gates(model, config)
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for gate in gates._all():
+            gate.scores.normal_(std=3, generator=draw)
+    return gates
+
+
+FAMILIES = [
+    ("Bert", {}),
+    ("Roberta", {}),
+    ("XLMRoberta", {}),
+    ("Electra", {"embedding_size": 32}),
+    ("DistilBert", {}),
+    ("Albert", {"embedding_size": 16}),
+    ("DebertaV2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}),
+    ("MPNet", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), FAMILIES, ids=[f[0] for f in FAMILIES])
+def test_the_cut_model_computes_what_the_masked_one_did(name, options) -> None:
+    model = family_model(name, **options)
+    config = PruneBlockMovementConfig(threshold=0.4, heads=name != "MPNet")
+    with torch.inference_mode():
+        whole = model(**inputs()).logits
+    gates, before = scattered(model, config), encoder_weights(model)
+    with gates.closing():
+        gates.finish()
+        with torch.inference_mode():
+            masked = model(**inputs()).logits
+    gates.cut()
+    with torch.inference_mode():
+        cut = model(**inputs()).logits
+    assert (masked - whole).abs().max() > 1e-3
+    torch.testing.assert_close(cut, masked, rtol=1e-4, atol=1e-6)
+    assert encoder_weights(model) < before
+    assert not [key for key in model.state_dict() if "scores" in key]
+
+
+def test_a_structure_gets_the_sum_of_its_blocks_movements() -> None:
+    """dL/dS = sum over the block of dL/dW' * W: a head's columns of the output linear, a neuron's of the second one."""
+    model = tiny_bert(layers=2, dropout=0.0)
+    gates = scattered(model, PruneBlockMovementConfig(threshold=0.4))
+    gates.finish()
+    parts = [layer_parts(model, layer) for layer in encoder_layers(model)]
+    with gates.closing():
+        torch.square(model(**inputs()).logits).sum().backward()
+    scores = [(p.attention_output.scores.grad.clone(), p.ffn_out.scores.grad.clone()) for p in parts]
+    masks = [(gates._heads[i].mask, gates._neurons[i].mask) for i in range(2)]
+    # The same masks multiplied into the weights: W' = W * M, and the gradient of W' by autograd.
+    model.zero_grad()
+    original = [(p.attention_output.weight.detach().clone(), p.ffn_out.weight.detach().clone()) for p in parts]
+    for p, (heads, neurons) in zip(parts, masks, strict=True):
+        p.attention_output.weight.data *= heads.repeat_interleave(8)
+        p.ffn_out.weight.data *= neurons
+    torch.square(model(**inputs()).logits).sum().backward()
+    for p, (heads, neurons), (output, second) in zip(parts, scores, original, strict=True):
+        movement = (p.attention_output.weight.grad * output).view(32, 4, 8).sum(dim=(0, 2))
+        np.testing.assert_allclose(heads.numpy(), movement.numpy(), rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(
+            neurons.numpy(), (p.ffn_out.weight.grad * second).sum(0).numpy(), rtol=1e-3, atol=1e-6
+        )
+    assert any(
+        (mask == 0).any() and (grad[mask == 0].abs() > 1e-8).any()
+        for (mask, _), (grad, _) in zip(masks, scores, strict=True)
+    )
+
+
+def test_regularisation_is_lambda_times_the_expected_share_that_stays() -> None:
+    model = tiny_bert(layers=2)
+    options = PruneBlockMovementConfig(regularization=7.0, warm_up=0.1, cool_down=0.3, threshold=0.2)
+    gates = scattered(model, options)
+    parts = [layer_parts(model, layer) for layer in encoder_layers(model)]
+    heads = np.concatenate([p.attention_output.scores.detach().numpy() for p in parts])
+    neurons = np.concatenate([p.ffn_out.scores.detach().numpy() for p in parts])
+    sigmoid = [1 / (1 + np.exp(-s.astype(np.float64))) for s in (heads, neurons)]
+    expected = (sigmoid[0].sum() * 4 * 32 * 8 + sigmoid[1].sum() * 2 * 32) / (2 * (4 * 32 * 32 + 2 * 32 * 64))
+    for step, share in ((0, 0.0), (40, 1 - (1 - 30 / 59) ** 3), (99, 1.0)):
+        gates.before_forward(step, 100)
+        assert gates.regularisation().item() == pytest.approx(7.0 * share * expected, rel=1e-5)
+        masks = np.concatenate([gate.mask.numpy() for gate in gates._neurons.values()])
+        np.testing.assert_array_equal(masks, sigmoid[1] > 0.2 * share)
+
+
+def test_every_layer_keeps_its_best_head_and_neuron() -> None:
+    model = tiny_bert(layers=2)
+    gates = Gates(model, PruneBlockMovementConfig())
+    with torch.no_grad():
+        for gate in gates._all():
+            gate.scores.copy_(-20 - torch.arange(len(gate.scores)).flip(0))
+    gates.finish()
+    gates.cut()
+    for layer in encoder_layers(model):
+        assert (head_count(model, layer), neuron_count(model, layer)) == (1, 1)
+    assert model.config.intermediate_size == 1
+    with torch.inference_mode():
+        assert torch.isfinite(model(**inputs()).logits).all()
+
+
+@pytest.mark.parametrize("what", ["heads", "neurons"])
+def test_layers_get_smaller_and_the_notes_say_how_much(tmp_path, what) -> None:
+    house = TinyHouse(tmp_path)
+    options = replace(QUICK, heads=what == "heads", neurons=what == "neurons")
+    result = house.compress([PruneBlockMovement(options)])
+    notes, layers = result.lineage[0].notes, encoder_layers(result.model)
+    assert notes["heads"] == [head_count(result.model, layer) for layer in layers]
+    assert notes["neurons"] == [neuron_count(result.model, layer) for layer in layers]
+    whole = [4] * 4 if what == "heads" else [64] * 4
+    assert notes[what] != whole and notes["neurons" if what == "heads" else "heads"] in ([64] * 4, [4] * 4)
+    gone = 32 * 8 * 4 * (16 - sum(notes["heads"])) + 2 * 32 * (256 - sum(notes["neurons"]))
+    weights = 4 * (4 * 32 * 32 + 2 * 32 * 64)
+    assert notes["encoder_weights_kept"] == pytest.approx(1 - gone / weights)
+    biases = 3 * 8 * (16 - sum(notes["heads"])) + 256 - sum(notes["neurons"])
+    assert parameter_count(house.teacher.model) - parameter_count(result.model) == gone + biases
+
+
+def test_a_distilled_student_is_pruned_and_trained_again(tmp_path) -> None:
+    chain = [Distill(DistillConfig()), PruneBlockMovement(QUICK), Distill(DistillConfig())]
+    house = TinyHouse(tmp_path)
+    result = house.compress(chain, StudentConfig(layers=2))
+    assert len(result.lineage[1].notes["neurons"]) == 2
+    pruned = sum(result.lineage[1].notes["neurons"])
+    assert pruned == sum(neuron_count(result.model, layer) for layer in encoder_layers(result.model)) < 128
+
+
+def test_mpnet_keeps_its_heads_and_may_lose_neurons(tmp_path) -> None:
+    house = TinyHouse(tmp_path)
+    model = family_model("MPNet")
+    source = replace(house.teacher.blueprint, config=model.config)
+    with pytest.raises(Incompatible, match="heads of mpnet cannot be removed") as refused:
+        PruneBlockMovement(PruneBlockMovementConfig()).check(source, house.plan(StudentConfig()))
+    assert "heads=false" in str(refused.value)
+    PruneBlockMovement(PruneBlockMovementConfig(heads=False)).check(source, house.plan(StudentConfig()))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"heads": False, "neurons": False}, "heads=False"),
+        ({"threshold": 0.0}, "threshold=0.0"),
+        ({"regularization": -1.0}, "regularization=-1.0"),
+        ({"score_learning_rate": 0.0}, "score_learning_rate=0.0"),
+        ({"warm_up": 1.0}, "warm_up=1.0"),
+        ({"cool_down": 0.95}, "cool_down=0.95"),
+        ({"alpha": 2.0}, "alpha=2.0"),
+        ({"hidden_weight": -1.0}, "hidden_weight=-1.0"),
+    ],
+)
+def test_options_out_of_range_are_named(options, told) -> None:
+    with pytest.raises(ConfigError, match=told):
+        PruneBlockMovementConfig(**options)
