@@ -88,7 +88,7 @@ class TaskConfig:
     """The data and what is predicted from it."""
 
     name: str = "rotten_tomatoes"  # how tables call it
-    type: str = "classification"  # classification, regression, token_classification
+    type: str = "classification"  # classification, regression, token_classification, masked_lm (text without labels)
     source: str = "package"  # package (pinned, from the package index), hub, or file
     dataset: str = "rotten_tomatoes"  # packaged name or Hub dataset id; unused for files
     subset: str | None = None  # Hub configuration, e.g. sst2 of nyu-mll/glue

@@ -114,6 +114,7 @@ def load(checkpoint: str, task: Task, *, revision: str | None = None, replace_he
         head=task.head,
         module=module.eval(),
         trainable=artifact.trainable,
+        quantised=artifact.quantised,
         lineage=artifact.lineage,
     )
     return Loaded(artifact=artifact, trained=trained, nameless=trained and _nameless(own, task))
@@ -151,7 +152,12 @@ def _load_foreign(
             allowed="a checkpoint whose weights are those of its config.json",
         )
     artifact = CompressedModel(
-        form=Form.torch, config=module.config, tokenizer=tokenizer, head=task.head, module=module
+        form=Form.torch,
+        config=module.config,
+        tokenizer=tokenizer,
+        head=task.head,
+        module=module,
+        quantised=is_quantised(own),
     )
     return artifact, own, fresh
 
@@ -161,15 +167,20 @@ def is_ours(place: str) -> bool:
     return (Path(place) / store.RECORD).is_file()
 
 
-def require_torch(folder: Path) -> bool:
-    """Refuse a compiled model of ours; return whether this one may be trained."""
+def require_torch(folder: Path) -> dict[str, Any]:
+    """Refuse a compiled model of ours; return its record."""
     record = store.read_record(folder)
     if record["form"] != Form.torch:
         raise Incompatible(
             f"teacher.checkpoint={folder} is a compiled model (form {record['form']})",
             allowed="a model that torch runs: one from before it was compiled",
         )
-    return bool(record["trainable"])
+    return record
+
+
+def is_quantised(config: PretrainedConfig) -> bool:
+    """Tell whether a checkpoint was quantised by one of the libraries that transformers reads."""
+    return getattr(config, "quantization_config", None) is not None
 
 
 def _load_ours(folder: Path, task: Task) -> tuple[CompressedModel, PretrainedConfig, set[str]] | None:
@@ -224,7 +235,7 @@ def label_order(own: PretrainedConfig, task: Task) -> list[int] | None:
     Names that say nothing (LABEL_0, ...) count as being in the task's order; `prepare` holds that against validation.
     """
     if not task.label_names:
-        return [0] if own.num_labels == 1 else None
+        return [0] if task.self_supervised or own.num_labels == 1 else None
     theirs, ours = _names(own), [name.lower() for name in task.label_names]
     if theirs == ours or _nameless(own, task):
         return list(range(len(ours)))

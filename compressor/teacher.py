@@ -108,6 +108,13 @@ def prepare(
     loaded = pretrained.load(
         config.checkpoint, task, revision=config.revision, replace_head=config.finetune is FineTune.always
     )
+    if not loaded.trained and task.self_supervised:
+        raise Incompatible(
+            f"teacher.checkpoint={config.checkpoint} with teacher.finetune={config.finetune} brings no trained head for task "
+            f"type {task.type}, and what such a head knows is not learned here",
+            allowed="a checkpoint that was saved with its trained head, and teacher.finetune=auto",
+            hint="teacher=checkpoint teacher.checkpoint=bert-base-uncased",
+        )
     if not loaded.trained and config.finetune is FineTune.never:
         raise Incompatible(
             f"teacher.checkpoint={config.checkpoint} has no head trained for task '{task.name}'",

@@ -16,6 +16,7 @@ from compressor.measure.examples import read_examples
 from compressor.measure.size import count_parameters
 from compressor.measure.worker import opener
 from compressor.measure.workload import Replay, numpy_inputs
+from compressor.measure.zeros import measure_zeros
 from compressor.runtimes import Session, runtime_for
 from compressor.runtimes.torch_eager import TorchSession
 
@@ -49,6 +50,7 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "parameters": count_parameters(form, artifact.module, artifact.folder),
         "exact": form is Form.torch and _is_float32(artifact.model),
+        "zeros": measure_zeros(form, artifact.module, Path(job["folder"])).to_json(),
         "splits": {},
     }
     with session:
@@ -97,7 +99,8 @@ def _score(
         rows = order[start : start + batch_size]
         found = _run(session, task, tokenizer, [examples[i] for i in rows], [features[i] for i in rows])
         for i, (prediction, values) in zip(rows, found, strict=True):
-            predictions[i], logits[i] = prediction, [] if task.self_supervised else values.ravel().tolist()  # a vocabulary each
+            predictions[i] = prediction
+            logits[i] = [] if task.self_supervised else values.ravel().tolist()  # a vocabulary for each hidden token
     references = task.references(examples)
     table = {
         "id": [e.id for e in examples],

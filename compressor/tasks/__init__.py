@@ -6,10 +6,11 @@ from compressor.config import TaskConfig
 from compressor.errors import ConfigError
 from compressor.tasks.base import Task
 from compressor.tasks.classification import Classification
+from compressor.tasks.masked_lm import MaskedLM
 from compressor.tasks.regression import Regression
 from compressor.tasks.token_classification import TokenClassification
 
-TASK_TYPES: dict[str, type[Task]] = {t.type: t for t in (Classification, Regression, TokenClassification)}
+TASK_TYPES: dict[str, type[Task]] = {t.type: t for t in (Classification, Regression, TokenClassification, MaskedLM)}
 
 
 def task_type(name: str) -> type[Task]:

@@ -37,7 +37,7 @@ class Example:
     id: int
     text: str | tuple[str, ...]
     text_pair: str | None = None
-    label: Any = None  # int (class), float (regression), tuple[int, ...] (a tag a word)
+    label: Any = None  # int (class, or the seed of a masking), float (regression), tuple[int, ...] (a tag a word)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +98,9 @@ class Task(ABC):
     type: ClassVar[str]
     auto_class: ClassVar[str]  # the transformers Auto class whose head fits
     token_level: ClassVar[bool] = False  # one prediction a token rather than one a text
+    # The targets are parts of the text, drawn anew at each training step: there are no labels to read, no teacher outputs to
+    # keep, and a head that a checkpoint lacks cannot be had by a short training.
+    self_supervised: ClassVar[bool] = False
     metrics: ClassVar[tuple[Metric, ...]]  # the first one chooses epochs and heads the table
 
     def __init__(self, config: TaskConfig, label_names: tuple[str, ...] = ()) -> None:
@@ -124,6 +127,16 @@ class Task(ABC):
 
         Token tasks add `positions` (0 or 1 a token) and `words` (see `Batch.words`).
         """
+
+    def redrawn(self, batch: Batch, tokenizer: PreTrainedTokenizerBase, seeds: Sequence[Sequence[int]]) -> Batch:
+        """Return the batch as one training step sees it: with other targets, for a self-supervised task.
+
+        Args:
+            batch: On the CPU.
+            tokenizer: What it was encoded with.
+            seeds: One for each example; they alone decide the draw.
+        """
+        return batch
 
     @abstractmethod
     def labels_tensor(self, features: Sequence[Features], pad: Pad) -> Tensor:

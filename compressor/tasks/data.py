@@ -20,7 +20,10 @@ from compressor.config import TaskConfig
 from compressor.errors import ConfigError, DataError, Incompatible
 from compressor.tasks import build_task, task_type
 from compressor.tasks.base import Example, Task
+from compressor.tasks.masked_lm import masking_seed
 from compressor.tasks.sources import Table, extra_names, read_tables, read_texts
+
+HELD_OUT_TEXTS = 1000  # carved from a corpus for each held-out split; a tenth of it would be scored for hours
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -61,7 +64,8 @@ def load_task(config: TaskConfig) -> tuple[Task, TaskData]:
     tables = read_tables(config)
     splits = {name: _with_columns(table, name, config) for name, table in tables.items()}
     splits = _carve(splits, config)
-    names = _label_names(config, tables, splits) if config.type != "regression" else ()
+    classes = config.type != "regression" and not kind.self_supervised
+    names = _label_names(config, tables, splits) if classes else ()
     readers = {role: _Labels(names, table.label_names) for role, table in tables.items()}
     known = {
         name: tuple(_example(i, row, config, readers.get(name, readers["train"])) for i, row in enumerate(rows))
@@ -92,7 +96,8 @@ class _Row:
 
 
 def _with_columns(table: Table, split: str, config: TaskConfig) -> list[_Row]:
-    wanted = {"task.text": config.text, "task.label": config.label}
+    labelled = not task_type(config.type).self_supervised
+    wanted = {"task.text": config.text} | ({"task.label": config.label} if labelled else {})
     if config.text_pair is not None:
         wanted["task.text_pair"] = config.text_pair
     for option, column in wanted.items():
@@ -102,7 +107,8 @@ def _with_columns(table: Table, split: str, config: TaskConfig) -> list[_Row]:
                 allowed=", ".join(table.columns),
                 hint=f"{option}={next(iter(table.columns), 'COLUMN')}",
             )
-    texts, labels = table.columns[config.text], table.columns[config.label]
+    texts = table.columns[config.text]
+    labels = table.columns[config.label] if labelled else [None] * len(texts)
     pairs = table.columns[config.text_pair] if config.text_pair is not None else [None] * len(texts)
     if not texts:
         raise DataError(f"the {split} data of task '{config.name}' has no rows")
@@ -115,9 +121,12 @@ def _carve(splits: dict[str, list[_Row]], config: TaskConfig) -> dict[str, list[
     if not missing:
         return splits
     parts: dict[str, list[_Row]] = {name: [] for name in ("train", *missing)}
+    most = HELD_OUT_TEXTS if task_type(config.type).self_supervised else len(splits["train"])
     for row in splits["train"]:
         part = split_of(_joined(row.text))
-        parts[part if part in parts else "train"].append(row)
+        part = part if part in parts else "train"
+        if part == "train" or len(parts[part]) < most:
+            parts[part].append(row)
     for name, rows in parts.items():
         if not rows:
             raise DataError(
@@ -220,7 +229,11 @@ class _Labels:
 
 def _example(index: int, row: _Row, config: TaskConfig, labels: _Labels) -> Example:
     where = f"row {row.number} of {row.place} (the first is 1), column"
-    if task_type(config.type).token_level:
+    kind = task_type(config.type)
+    if kind.self_supervised:
+        text_ = _text(row.text, f"{where} '{config.text}'")
+        return Example(index, text_, None, masking_seed(text_))
+    if kind.token_level:
         words, tags = row.text, row.label
         if not isinstance(words, (list, tuple)) or not words:
             raise DataError(f"{where} '{config.text}': a list of words is needed, got {words!r:.60}")
@@ -254,6 +267,8 @@ def _score(value: Any, where: str) -> float:
 
 
 def _check_learnable(task: Task, train: Sequence[Example], known: Mapping[str, Sequence[Example]]) -> None:
+    if task.self_supervised:
+        return
     if task.type == "regression":
         if len({e.label for e in train}) < 2:
             raise DataError(f"all {len(train)} training scores of task '{task.name}' are equal: nothing can be learned")

@@ -52,6 +52,19 @@ class Accuracy(Metric):
         return np.asarray(sums[..., 0] / sums[..., 1])
 
 
+class MaskedAccuracy(Metric):
+    """Share of hidden tokens that were found; a prediction is [found, hidden] of one text."""
+
+    name = "masked_accuracy"
+
+    def rows(self, predictions: Sequence[Any], references: Sequence[Any], label_names: tuple[str, ...]) -> Rows:
+        return np.asarray(predictions, np.float64).reshape(-1, 2)
+
+    def of_sums(self, sums: Rows) -> Rows:
+        found, hidden = np.moveaxis(sums, -1, 0)
+        return np.asarray(np.divide(found, hidden, out=np.zeros_like(found), where=hidden > 0))
+
+
 class Pearson(Metric):
     """Pearson correlation of predicted and true scores; 0 where either is constant."""
 

@@ -168,6 +168,9 @@ def _read_file(path: str, option: str, config: TaskConfig) -> Table:
 
     _quiet(datasets)
     file = _existing(path, option)
+    if file.suffix == ".txt":
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return Table(columns={config.text: [line for line in lines if line.strip()]}, place=path)
     if file.suffix not in BUILDERS:
         raise ConfigError(f"{option}={path}: unknown ending '{file.suffix}'", allowed=", ".join(BUILDERS))
     if file.stat().st_size == 0:

@@ -36,6 +36,7 @@ class EncodedSplit:
         offsets: [N] where an example starts in the flat arrays.
         flat: name of a model input, or `positions` -> [total tokens].
         padding: The value that pads each of them, and the side it goes to.
+        tokenizer: What they were encoded with.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class EncodedSplit:
     offsets: Ints
     flat: dict[str, Ints]
     padding: Padding
+    tokenizer: PreTrainedTokenizerBase
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -65,6 +67,16 @@ class EncodedSplit:
         }
         examples, features = [self.examples[i] for i in chosen], [self.features[i] for i in chosen]
         return self.task.batch(padded, examples, features, self.padding.to(length))
+
+    def step_batch(self, indices: Sequence[int], seed: int, step: int) -> Batch:
+        """Return the examples at `indices` as training step number `step` sees them.
+
+        What is drawn hangs on seed, step and example alone, so that a resumed run draws what the interrupted one would have.
+        """
+        batch = self.batch(indices)
+        if not self.task.self_supervised:
+            return batch
+        return self.task.redrawn(batch, self.tokenizer, [(seed, step, index) for index in indices])
 
     def token_rows(self, indices: Sequence[int]) -> Ints:
         """Return where the real tokens of `indices` lie in a flat array, example after example."""
@@ -105,6 +117,7 @@ def encode_split(task: Task, tokenizer: PreTrainedTokenizerBase, examples: Seque
         offsets=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64),
         flat=flat,
         padding=padding,
+        tokenizer=tokenizer,
     )
 
 

@@ -149,7 +149,7 @@ class Stage:
         return found
 
     def _terms(self, indices: list[int]) -> dict[str, Tensor]:
-        batch = self.train.batch(indices).to(self.ranks.device)
+        batch = self.train.step_batch(indices, self.seed, self.at.step).to(self.ranks.device)
         taught = Outputs() if self.teacher is None else self.teacher.for_batch(indices, batch)
         with autocast(self.precision, self.ranks.device):
             with training_attention(self.precision, self.ranks.device, batch.inputs["input_ids"].shape[1]):

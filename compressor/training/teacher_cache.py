@@ -1,12 +1,15 @@
 """The teacher's outputs, computed once and kept, or computed when needed, behind one interface.
 
-Logits are always kept (fp32). Hidden states are kept in bf16, for real tokens only, if all layers that the loss reads
-fit the budget; attention maps and q, k, v are computed with each batch. Kept and fresh values agree within bf16.
+Logits are kept (fp32). Hidden states are kept in bf16, for real tokens only, if all layers that the loss reads
+fit the budget; attention maps and q, k, v are computed with each batch. Kept and fresh values agree within bf16. Where a
+training step draws what the models see (a self-supervised task), everything is computed with each batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -83,12 +86,13 @@ class TeacherOutputs:
     @property
     def keeps_hidden(self) -> bool:
         """Whether hidden states are kept rather than computed with each batch."""
-        return bool(self.signals.hidden) and self.hidden_gb <= self.cache_gb
+        return bool(self.signals.hidden) and self.hidden_gb <= self.cache_gb and not self.split.task.self_supervised
 
     @property
     def online(self) -> TeacherSignals:
         """What is computed with each batch."""
         return TeacherSignals(
+            logits=self.signals.logits and not self._keeps_logits,
             hidden=() if self.keeps_hidden else self.signals.hidden,
             attention=self.signals.attention,
             qkv=self.signals.qkv,
@@ -97,7 +101,7 @@ class TeacherOutputs:
     @property
     def notes(self) -> dict[str, str]:
         """Say what did not fit."""
-        if not self.signals.hidden or self.keeps_hidden:
+        if not self.signals.hidden or self.keeps_hidden or self.split.task.self_supervised:
             return {}
         need = f"{self.hidden_gb:.1f} GB are needed, train.cache_gb={self.cache_gb:g}"
         return {"teacher_hidden_states": f"computed with each batch: {need}"}
@@ -108,11 +112,11 @@ class TeacherOutputs:
         Raises:
             TrainingError: The teacher's outputs are not finite.
         """
-        kept = TeacherSignals(logits=self.signals.logits, hidden=self.signals.hidden if self.keeps_hidden else ())
+        kept = TeacherSignals(logits=self._keeps_logits, hidden=self.signals.hidden if self.keeps_hidden else ())
         if not kept or self._logits is not None or self._hidden:
             return
         ranks = join_ranks(self._device)
-        seen = self.split if self.same_tokens else encode_split(self.split.task, self._tokenizer, self.split.examples)
+        seen = self._seen
         progress = self._progress if ranks.is_main else silent_progress()
         with progress.task("teacher outputs", len(seen)) as bar:
             for indices in length_sorted(seen.lengths, pass_tokens(ranks.device)):
@@ -134,10 +138,10 @@ class TeacherOutputs:
         """
         device = str(batch.labels.device)
         online = self.online
-        fresh = self._run(batch, online, device) if online else Outputs()
+        fresh = self._run(self._as_teacher_sees(indices, batch), online, device) if online else Outputs()
         mask = batch.inputs["attention_mask"].bool()
-        logits = None
-        if self.signals.logits:
+        logits = fresh.logits if online.logits else None
+        if self._keeps_logits:
             assert self._logits is not None
             if self.split.task.token_level:
                 logits = self._padded(self._logits, indices, mask)
@@ -146,6 +150,24 @@ class TeacherOutputs:
         kept = {layer: self._padded(flat, indices, mask).float() for layer, flat in self._hidden.items()}
         zeroed = {layer: h.float().masked_fill(~mask[..., None], 0.0) for layer, h in fresh.hidden.items()}
         return Outputs(logits=logits, hidden=kept | zeroed, attention=fresh.attention, qkv=fresh.qkv)
+
+    @cached_property
+    def _seen(self) -> EncodedSplit:
+        """The examples with the teacher's inputs: a student's tokenizer may cut alike and tell two sentences not apart."""
+        gives = set(self._tokenizer.model_input_names) - set(self.split.tokenizer.model_input_names)
+        if self.same_tokens and not (gives and self.split.examples[0].text_pair is not None):
+            return self.split
+        return encode_split(self.split.task, self._tokenizer, self.split.examples)
+
+    def _as_teacher_sees(self, indices: Sequence[int], batch: Batch) -> Batch:
+        if self._seen is self.split:
+            return batch
+        own = self._seen.batch(indices).to(str(batch.labels.device))
+        return replace(batch, inputs={**own.inputs, **batch.inputs})
+
+    @property
+    def _keeps_logits(self) -> bool:
+        return self.signals.logits and not self.split.task.self_supervised
 
     def _run(self, batch: Batch, signals: TeacherSignals, device: str) -> Outputs:
         self.model.to(device)
