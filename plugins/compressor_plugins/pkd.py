@@ -20,7 +20,6 @@ from compressor.api import (
     Plan,
     StudentConfig,
     TeacherSignals,
-    pick_layers,
     spread,
 )
 
@@ -113,10 +112,9 @@ class PatientDistill(CompressionMethod[PatientDistillConfig]):
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Build the student, train it, return it."""
-        student = ctx.build_student(source)
-        layers = _with_student(ctx.plan, source.blueprint).student_blueprint(source.blueprint).layers
-        if layers < int(student.config.num_hidden_layers):  # type: ignore[union-attr, arg-type]
-            pick_layers(student, spread(source.blueprint.layers, layers))
+        chosen = _with_student(ctx.plan, source.blueprint).student
+        student = ctx.build_student(source, chosen) if chosen.chosen() else ctx.build_student(source)
+        layers = int(student.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
         pairs = patience_pairs(ctx.teacher.blueprint.layers, layers, self.config.patience) if self.config.beta else {}
         temperature = 1.0 if ctx.task.type == "regression" else self.config.temperature
 
