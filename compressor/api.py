@@ -34,6 +34,7 @@ from compressor.surgery import (
     keep_heads,
     keep_neurons,
     layer_parts,
+    layers_can_go,
     neuron_count,
     neurons_can_go,
     settle_width,
@@ -43,12 +44,14 @@ from compressor.tasks.losses import kl_to_teacher
 from compressor.training.gates import draw_batches, gate_gradients
 from compressor.training.imitation import Imitation, relative_error
 from compressor.training.moments import input_moments
-from compressor.training.refit import refit_output
+from compressor.training.narrowing import Narrowed, narrow_weights
+from compressor.training.refit import Block, refit_outputs
 from compressor.training.signals import FitHook, Loss, LossInputs, Outputs, TeacherSignals
 from compressor.training.sparsity import cubic, smallest
 
 __all__ = [
     "Batch",
+    "Block",
     "Blueprint",
     "Capabilities",
     "CompressedModel",
@@ -67,6 +70,7 @@ __all__ = [
     "LossInputs",
     "MethodConfig",
     "MissingExtra",
+    "Narrowed",
     "Outputs",
     "Plan",
     "Step",
@@ -94,14 +98,16 @@ __all__ = [
     "keep_neurons",
     "kl_to_teacher",
     "layer_parts",
+    "layers_can_go",
     "linears_outside",
+    "narrow_weights",
     "neuron_count",
     "neurons_can_go",
     "onnx_graph",
     "parameter_count",
     "pick_layers",
     "quantised_share",
-    "refit_output",
+    "refit_outputs",
     "relative_error",
     "reserved_positions",
     "settle_width",

@@ -94,6 +94,11 @@ def neurons_can_go(config: PretrainedConfig) -> str | None:
     return _NEURONS_FIXED.get(family(config))
 
 
+def layers_can_go(config: PretrainedConfig) -> str | None:
+    """Return why single layers of this family cannot go; None if they can."""
+    return "its layers share their weights" if layout(config).shared else None
+
+
 def keep_heads(model: nn.Module, layer: nn.Module, heads: Sequence[int]) -> None:
     """Remove all but some attention heads of a layer, in place.
 
@@ -231,6 +236,7 @@ __all__ = [
     "keep_heads",
     "keep_neurons",
     "layer_parts",
+    "layers_can_go",
     "neuron_count",
     "neurons_can_go",
     "reshape",

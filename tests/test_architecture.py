@@ -20,9 +20,9 @@ API = {
     "TrainingError", "attention_projections", "embeddings", "encoder_layers", "family", "initial_layers",
     "kl_to_teacher", "parameter_count", "spread",
     "Imitation", "relative_error", "LayerParts", "encoder_linears", "head_count", "head_size", "heads_can_go", "keep_heads",
-    "keep_neurons", "layer_parts", "neuron_count", "neurons_can_go", "settle_width",
+    "keep_neurons", "layer_parts", "layers_can_go", "neuron_count", "neurons_can_go", "settle_width",
     "cubic", "smallest", "onnx_graph",
-    "reserved_positions", "draw_batches", "gate_gradients", "pick_layers", "refit_output", "ffn_size_name", "forward_inputs", "input_moments",
+    "reserved_positions", "draw_batches", "gate_gradients", "pick_layers", "Block", "refit_outputs", "Narrowed", "narrow_weights", "ffn_size_name", "forward_inputs", "input_moments",
     "linears_outside", "quantised_share",
 }  # fmt: skip
 
