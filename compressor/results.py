@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from compressor.errors import StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of <N>)"
 
 T = TypeVar("T")
@@ -64,6 +64,9 @@ class CandidateResult:
     metrics: Mapping[str, MetricValue]
     latency: tuple[Latency, ...] = ()
     peak_memory_bytes: int | None = None  # above what the runtime alone needs
+    non_zeros: int | None = None  # of the parameters; None where packed weights hide their zeros
+    encoder_zero_share: float | None = None  # of the weights of the encoder's linears
+    zipped_bytes: int | None = None  # of the weights' files, deflated
     path: str | None = None  # of the saved artifact, relative to the run folder
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from compressor.errors import StoreError
-from compressor.results import CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
+from compressor.results import SCHEMA_VERSION, CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
 
 
 def make_result(**changes: Any) -> RunResult:
@@ -30,6 +30,9 @@ def make_result(**changes: Any) -> RunResult:
             latency=latency,
             peak_memory_bytes=None if role == "baseline" else 296_947_712,
             path=f"candidates/{name}",
+            non_zeros=int(33_360_000 * scale),
+            encoder_zero_share=0.0,
+            zipped_bytes=int(107_840_424 * scale),
         )
 
     def timed(runtime: str, p50: float) -> Latency:
@@ -128,7 +131,8 @@ def test_every_missing_key_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("schema_version", 2),
+        ("schema_version", SCHEMA_VERSION - 1),
+        ("schema_version", SCHEMA_VERSION + 1),
         ("status", None),
         ("seed", "0"),
         ("seconds_total", True),
@@ -144,7 +148,7 @@ def test_wrong_values_are_errors(key: str, value: Any) -> None:
         RunResult.from_json(make_result().to_json() | {key: value})
 
 
-@pytest.mark.parametrize("data", [None, [], "ok", {}, {"schema_version": 1}])
+@pytest.mark.parametrize("data", [None, [], "ok", {}, {"schema_version": SCHEMA_VERSION}])
 def test_what_is_no_result_is_an_error(data: Any) -> None:
     with pytest.raises(StoreError):
         RunResult.from_json(data)

@@ -14,6 +14,7 @@ from compressor.measure.candidate import Candidate
 from compressor.measure.kept import keep
 from compressor.measure.processes import run_worker, side_by_side
 from compressor.measure.workload import Workload
+from compressor.measure.zeros import ZerosResult
 
 if TYPE_CHECKING:
     from compressor.config import BenchConfig
@@ -45,6 +46,7 @@ class AccuracyResult:
         candidate: The candidate.
         splits: Scores by split name.
         parameters: Parameters of the re-loaded model, shared ones once.
+        zeros: How many of them are not zero, and the deflated size of their files.
         exact: Whether its arithmetic is float32 throughout, so that other runs must give the same logits.
         replay: The workload in this candidate's tokens; None if none was given.
         onnx: Folder of the exported `model.onnx`; None if none was asked for or it failed.
@@ -55,6 +57,7 @@ class AccuracyResult:
     candidate: Candidate
     splits: Mapping[str, SplitScore]
     parameters: int
+    zeros: ZerosResult
     exact: bool
     replay: Path | None = None
     onnx: Path | None = None
@@ -121,6 +124,7 @@ def measure_accuracy(
         candidate=candidate,
         splits={name: _split_score(name, found, folder) for name, found in answer["splits"].items()},
         parameters=answer["parameters"],
+        zeros=ZerosResult(**answer["zeros"]),
         exact=answer["exact"],
         replay=folder / "replay.npz" if workload is not None else None,
         onnx=folder / _EXPORT if exported else None,

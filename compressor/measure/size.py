@@ -28,16 +28,25 @@ class SizeResult:
 
 def measure_size(folder: Path) -> SizeResult:
     """Add up the files of an artifact's folder."""
-    total = weights = 0
-    seen: set[tuple[int, int]] = set()
+    return SizeResult(
+        size_bytes=sum(path.stat().st_size for path in _files(folder)),
+        weights_bytes=sum(path.stat().st_size for path in weight_files(folder)),
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of an artifact's folder that hold weights."""
+    return [path for path in _files(folder) if path.suffix in _WEIGHTS]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return what is shipped, each hard-linked file once."""
+    found: dict[tuple[int, int], Path] = {}
     for path in sorted(folder.rglob("*")):
-        status = path.stat()
-        if not path.is_file() or path.name in _RECORDS or (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        total += status.st_size
-        weights += status.st_size if path.suffix in _WEIGHTS else 0
-    return SizeResult(size_bytes=total, weights_bytes=weights)
+        if path.is_file() and path.name not in _RECORDS:
+            status = path.stat()
+            found.setdefault((status.st_dev, status.st_ino), path)
+    return list(found.values())
 
 
 def count_parameters(form: Form, module: nn.Module | None, folder: Path | None) -> int:
@@ -63,12 +72,15 @@ def count_parameters(form: Form, module: nn.Module | None, folder: Path | None) 
 
 
 def _packed(module: nn.Module) -> int:
-    """Count integer weights held as buffers, or inside torch.ao's packed linears."""
+    """Count integer weights held as buffers or inside torch.ao's packed linears, and the second of two 4-bit ones in a byte."""
     import torch
 
     small = (torch.int8, torch.uint8)
     buffers = {id(b): b for b in module.buffers() if b.dtype in small and b.ndim >= 2}
     count = sum(b.numel() for b in buffers.values())
+    for parameter in module.parameters():
+        if (state := getattr(parameter, "quant_state", None)) is not None:  # bitsandbytes' 4-bit weights know their shape
+            count += math.prod(state.shape) - parameter.numel()
     for part in module.modules():
         if "quantized" in type(part).__module__ and callable(weight := getattr(part, "weight", None)):
             bias = part.bias() if callable(part.bias) else None

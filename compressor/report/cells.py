@@ -5,6 +5,7 @@ from __future__ import annotations
 from compressor.results import CandidateResult, Comparison, Latency, MetricValue, RunResult
 
 NOTHING = "-"
+MANY_ZEROS = 0.25  # share from which a reader may expect that they save something; rounding to 4 bits leaves fewer
 
 
 def printable(text: str, *, ascii_only: bool) -> str:
@@ -15,7 +16,12 @@ def printable(text: str, *, ascii_only: bool) -> str:
 
 def parameters(candidate: CandidateResult) -> str:
     """Parameters in millions."""
-    return f"{candidate.parameters / 1e6:.1f}" if candidate.parameters >= 1e5 else f"{candidate.parameters / 1e6:.3f}"
+    return _millions(candidate.parameters)
+
+
+def non_zeros(candidate: CandidateResult) -> str:
+    """Parameters that are not zero, in millions."""
+    return NOTHING if candidate.non_zeros is None else _millions(candidate.non_zeros)
 
 
 def megabytes(size_bytes: int | None) -> str:
@@ -106,6 +112,27 @@ def label(candidate: CandidateResult) -> list[str]:
     return [candidate.name, "(baseline)"] if candidate.role == "baseline" else [candidate.name]
 
 
+def zeros(result: RunResult) -> list[str]:
+    """One line for each candidate with many zeros: what they did, and what they could save."""
+    return [
+        f"{c.name}: {_zeros(c)} are zero; that alone changed neither the bytes nor the time; deflated it would take "
+        f"{megabytes(c.zipped_bytes)} MB"
+        for c in ordered(result)
+        if _zeros(c)
+    ]
+
+
+def _zeros(candidate: CandidateResult) -> str:
+    """Return how many weights are zero, in words; nothing if they are few."""
+    if candidate.encoder_zero_share is not None:
+        share, whose = candidate.encoder_zero_share, "the encoder's"
+    elif candidate.non_zeros is not None:
+        share, whose = 1 - candidate.non_zeros / max(1, candidate.parameters), "its"
+    else:
+        return ""
+    return f"{share:.0%} of {whose} weights" if share >= MANY_ZEROS else ""
+
+
 def refusals(result: RunResult) -> list[str]:
     """One line for each runtime that could not take a candidate."""
     return [
@@ -128,3 +155,7 @@ def sentences(result: RunResult) -> list[tuple[str, str]]:
 
 def _smaller(teacher: CandidateResult, candidate: CandidateResult) -> str:
     return f"It takes {candidate.size_bytes / teacher.size_bytes:.0%} of the teacher's bytes."
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f}" if count >= 1e5 else f"{count / 1e6:.3f}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from compressor.report import cells
+from compressor.report.markdown import inline
 from compressor.report.markdown import table as markdown_table
 from compressor.report.terminal import WIDTH
 from compressor.results import OK, CandidateResult, RunResult
@@ -43,6 +44,7 @@ def print_results(results: Mapping[str, RunResult], console: Console | None = No
     words = [f"{counts.count(word)} {word}" for word in dict.fromkeys(counts)]
     lines = [f"{len(results)} runs: {', '.join(words)}" if words else "0 runs"]
     lines += [f"{label}: {r.status}" for label, r in results.items() if r.status != OK]
+    lines += [f"note: {line}" for line in _notes(results)]
     for line in lines:
         console.print(cells.printable(line, ascii_only=plain), markup=False, highlight=False)
 
@@ -50,7 +52,14 @@ def print_results(results: Mapping[str, RunResult], console: Console | None = No
 def results_to_markdown(results: Mapping[str, RunResult]) -> str:
     """Return the same as a Markdown table, with the whole status in its last column."""
     header, rows = _rows(results, separator=" ")
-    return "\n".join(markdown_table([name.replace("\n", ", ") for name in header], rows)) + "\n"
+    lines = markdown_table([name.replace("\n", ", ") for name in header], rows)
+    notes = _notes(results)
+    return "\n".join([*lines, "", *(f"- {inline(note)}" for note in notes)] if notes else lines) + "\n"
+
+
+def _notes(results: Mapping[str, RunResult]) -> list[str]:
+    """Say of each run whose model holds many zeros what they did."""
+    return [f"{label}: {line}" for label, result in results.items() for line in cells.zeros(result)]
 
 
 def _rows(results: Mapping[str, RunResult], separator: str) -> tuple[list[str], list[list[str]]]:

@@ -112,3 +112,44 @@ def test_no_run_at_all_is_an_empty_table() -> None:
     out = io.StringIO()
     print_results({}, Console(file=out, width=100))
     assert "0 runs" in out.getvalue()
+
+
+def sparse(**changes: object) -> object:
+    """The sample result, whose model has zeros."""
+    result = make_result()
+    teacher, finetune, distill = result.candidates
+    return replace(result, candidates=(teacher, finetune, replace(distill, **changes)))
+
+
+def test_many_zeros_are_said_to_have_changed_nothing() -> None:
+    told = (
+        "distill: 61% of the encoder's weights are zero; that alone changed neither the bytes nor the time; "
+        "deflated it would take 43.3 MB"
+    )
+    result = sparse(encoder_zero_share=0.6123, zipped_bytes=43_330_667)
+    assert f"note: {told}" in " ".join(render(result).split())
+    text = to_markdown(result)
+    assert f"- {told}" in text
+    header = next(line for line in text.splitlines() if line.startswith("| model"))
+    row = next(line for line in text.splitlines() if line.startswith("| distill"))
+    found = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    assert (found["weights deflated MB"], found["non-zero M"]) == ("43.3", "22.7")
+    out = io.StringIO()
+    print_results({"a cell": result}, Console(file=out, width=100))
+    assert f"note: a cell: {told}" in " ".join(out.getvalue().split())
+    assert f"\n- a cell: {told}\n" in results_to_markdown({"a cell": result})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"encoder_zero_share": 0.2}, False),
+        ({"encoder_zero_share": None}, False),
+        ({"encoder_zero_share": None, "non_zeros": 7_000_000}, True),
+        ({"encoder_zero_share": None, "non_zeros": None}, False),
+    ],
+)
+def test_few_or_unknown_zeros_need_no_word(changes: dict[str, object], told: bool) -> None:
+    text = " ".join(render(sparse(**changes)).split())
+    assert ("69% of its weights are zero" in text) == told
+    assert ("are zero" in text) == told
