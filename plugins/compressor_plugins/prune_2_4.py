@@ -148,6 +148,6 @@ def two_of_four(weight_OI: Tensor) -> Tensor:
     """Mark the two smallest weights by size of every four along the inputs; [O, I] bool."""
     import torch
 
-    groups = weight_OI.detach().abs().unflatten(1, (-1, GROUP))  # [O, I / 4, 4]
+    groups = weight_OI.detach().abs().view(len(weight_OI), -1, GROUP)  # [O, I / 4, 4]
     small = groups.topk(GROUP - KEPT, dim=-1, largest=False).indices
     return torch.zeros_like(groups, dtype=torch.bool).scatter_(-1, small, True).flatten(1)

@@ -163,7 +163,8 @@ class Zeros:
         sizes = {name: linear.weight.detach().abs() for name, linear in self._linears.items()}
         if self._config.scope is WeightScope["global"]:
             flat = torch.cat([size.flatten() for size in sizes.values()])
-            parts = smallest(flat, round(sparsity * flat.numel())).split([size.numel() for size in sizes.values()])
+            chosen = smallest(flat, round(sparsity * flat.numel()))
+            parts = torch.split(chosen, [size.numel() for size in sizes.values()])
             self._pruned = {n: part.view(sizes[n].shape) for n, part in zip(sizes, parts, strict=True)}
         else:
             self._pruned = {name: smallest(size, round(sparsity * size.numel())) for name, size in sizes.items()}

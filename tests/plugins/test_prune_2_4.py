@@ -11,6 +11,7 @@ import torch
 from compressor.errors import ConfigError, Incompatible
 from compressor.surgery import encoder_linears
 from compressor.testing import parametrize_with_checks
+from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder
 from compressor.testing.house import TinyHouse
 from compressor.testing.tiny import tiny_bert
 from compressor_plugins.int8_dynamic import Int8Dynamic, Int8DynamicConfig
@@ -111,6 +112,12 @@ def test_without_recovery_nothing_trains_and_its_options_are_refused(tmp_path) -
 def test_int8_may_follow(tmp_path) -> None:
     chain = [PruneTwoFour(PruneTwoFourConfig(recover=False)), Int8Dynamic(Int8DynamicConfig())]
     assert TinyHouse(tmp_path).compress(chain).lineage[1].notes["linears_quantised"] >= 24
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_taken(tmp_path, family) -> None:
+    result = house_of(tmp_path, tiny_encoder(family)).compress([PruneTwoFour(PruneTwoFourConfig())])
+    assert has_pattern(result.model)
 
 
 @pytest.mark.parametrize("options", [{"alpha": 1.5}, {"hidden_weight": -1.0}])

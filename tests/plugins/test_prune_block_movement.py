@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from compressor import store
 from compressor.artifact import parameter_count
 from compressor.config import StudentConfig
 from compressor.errors import ConfigError, Incompatible
 from compressor.families import encoder_layers
 from compressor.surgery import head_count, layer_parts, neuron_count
 from compressor.testing import parametrize_with_checks
+from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder, tiny_inputs
 from compressor.testing.house import TinyHouse
 from compressor.testing.tiny import tiny_bert
 from compressor_plugins.distill import Distill, DistillConfig
@@ -28,29 +30,6 @@ def test_promises(method, check, tmp_path) -> None:
     check(method, tmp_path)
 
 
-def inputs(vocabulary: int = 30) -> dict[str, torch.Tensor]:
-    ids = torch.randint(5, vocabulary, (6, 9), generator=torch.Generator().manual_seed(1))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def family_model(name: str, **options):
-    """A random tiny classifier of a family: 2 layers, 4 heads, 48 neurons."""
-    import transformers
-
-    shape = {
-        "vocab_size": 40, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-        "max_position_embeddings": 40, "num_labels": 2, "pad_token_id": 1,
-        "initializer_range": 0.3,
-    }  # fmt: skip
-    if name == "DistilBert":
-        shape |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48}
-        for taken in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-            shape.pop(taken)
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**shape, **options)
-    return getattr(transformers, f"{name}ForSequenceClassification")(config).eval()
-
-
 def scattered(model, config: PruneBlockMovementConfig) -> Gates:
     """Gates with random scores."""
     gates = Gates(model, config)
@@ -61,36 +40,35 @@ def scattered(model, config: PruneBlockMovementConfig) -> Gates:
     return gates
 
 
-FAMILIES = [
-    ("Bert", {}),
-    ("Roberta", {}),
-    ("XLMRoberta", {}),
-    ("Electra", {"embedding_size": 32}),
-    ("DistilBert", {}),
-    ("Albert", {"embedding_size": 16}),
-    ("DebertaV2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}),
-    ("MPNet", {}),
-]
-
-
-@pytest.mark.parametrize(("name", "options"), FAMILIES, ids=[f[0] for f in FAMILIES])
-def test_the_cut_model_computes_what_the_masked_one_did(name, options) -> None:
-    model = family_model(name, **options)
-    config = PruneBlockMovementConfig(threshold=0.4, heads=name != "MPNet")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cut_model_computes_what_the_masked_one_did(family) -> None:
+    model = tiny_encoder(family)
+    config = PruneBlockMovementConfig(threshold=0.4, heads=family != "mpnet")
     with torch.inference_mode():
-        whole = model(**inputs()).logits
+        whole = model(**tiny_inputs()).logits
     gates, before = scattered(model, config), encoder_weights(model)
     with gates.closing():
         gates.finish()
         with torch.inference_mode():
-            masked = model(**inputs()).logits
+            masked = model(**tiny_inputs()).logits
     gates.cut()
     with torch.inference_mode():
-        cut = model(**inputs()).logits
+        cut = model(**tiny_inputs()).logits
     assert (masked - whole).abs().max() > 1e-3
     torch.testing.assert_close(cut, masked, rtol=1e-4, atol=1e-6)
     assert encoder_weights(model) < before
     assert not [key for key in model.state_dict() if "scores" in key]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_trained_cut_and_read_back(tmp_path, family) -> None:
+    house = house_of(tmp_path, tiny_encoder(family))
+    method = PruneBlockMovement(replace(QUICK, heads=family != "mpnet"))
+    result = house.compress([method])
+    assert result.lineage[0].notes["encoder_weights_kept"] < 1
+    store.save(result, tmp_path / "saved", house.registry(method))
+    again = store.load(tmp_path / "saved", house.registry(method))
+    np.testing.assert_array_equal(house.logits(again), house.logits(result))
 
 
 def test_a_structure_gets_the_sum_of_its_blocks_movements() -> None:
@@ -100,7 +78,7 @@ def test_a_structure_gets_the_sum_of_its_blocks_movements() -> None:
     gates.finish()
     parts = [layer_parts(model, layer) for layer in encoder_layers(model)]
     with gates.closing():
-        torch.square(model(**inputs()).logits).sum().backward()
+        torch.square(model(**tiny_inputs()).logits).sum().backward()
     scores = [(p.attention_output.scores.grad.clone(), p.ffn_out.scores.grad.clone()) for p in parts]
     masks = [(gates._heads[i].mask, gates._neurons[i].mask) for i in range(2)]
     # The same masks multiplied into the weights: W' = W * M, and the gradient of W' by autograd.
@@ -109,7 +87,7 @@ def test_a_structure_gets_the_sum_of_its_blocks_movements() -> None:
     for p, (heads, neurons) in zip(parts, masks, strict=True):
         p.attention_output.weight.data *= heads.repeat_interleave(8)
         p.ffn_out.weight.data *= neurons
-    torch.square(model(**inputs()).logits).sum().backward()
+    torch.square(model(**tiny_inputs()).logits).sum().backward()
     for p, (heads, neurons), (output, second) in zip(parts, scores, original, strict=True):
         movement = (p.attention_output.weight.grad * output).view(32, 4, 8).sum(dim=(0, 2))
         np.testing.assert_allclose(heads.numpy(), movement.numpy(), rtol=1e-3, atol=1e-6)
@@ -150,7 +128,7 @@ def test_every_layer_keeps_its_best_head_and_neuron() -> None:
         assert (head_count(model, layer), neuron_count(model, layer)) == (1, 1)
     assert model.config.intermediate_size == 1
     with torch.inference_mode():
-        assert torch.isfinite(model(**inputs()).logits).all()
+        assert torch.isfinite(model(**tiny_inputs()).logits).all()
 
 
 @pytest.mark.parametrize("what", ["heads", "neurons"])
@@ -181,7 +159,7 @@ def test_a_distilled_student_is_pruned_and_trained_again(tmp_path) -> None:
 
 def test_mpnet_keeps_its_heads_and_may_lose_neurons(tmp_path) -> None:
     house = TinyHouse(tmp_path)
-    model = family_model("MPNet")
+    model = tiny_encoder("mpnet")
     source = replace(house.teacher.blueprint, config=model.config)
     with pytest.raises(Incompatible, match="heads of mpnet cannot be removed") as refused:
         PruneBlockMovement(PruneBlockMovementConfig()).check(source, house.plan(StudentConfig()))

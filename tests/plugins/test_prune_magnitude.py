@@ -11,6 +11,7 @@ import torch
 from compressor.errors import ConfigError, Incompatible
 from compressor.surgery import encoder_linears
 from compressor.testing import parametrize_with_checks
+from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder
 from compressor.testing.house import TinyHouse
 from compressor.testing.tiny import tiny_bert
 from compressor_plugins.finetune import Finetune, FinetuneConfig
@@ -115,6 +116,12 @@ def test_int8_follows_and_a_training_method_is_warned_about(tmp_path, caplog) ->
     with caplog.at_level(logging.WARNING, logger="compressor"):
         house.check([prune, Finetune(FinetuneConfig())])
     assert "'finetune' trains all weights, so it fills the zeros that 'prune_magnitude' left" in caplog.text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_taken(tmp_path, family) -> None:
+    result = house_of(tmp_path, tiny_encoder(family)).compress([PruneMagnitude(PruneMagnitudeConfig(every=1))])
+    assert float((flat(result.model) == 0).mean()) == pytest.approx(0.6, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from compressor.errors import ConfigError
 from compressor.surgery import encoder_linears
 from compressor.testing import parametrize_with_checks
+from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder
 from compressor.testing.house import TinyHouse
 from compressor.testing.tiny import tiny_bert
 from compressor_plugins.int8_dynamic import Int8Dynamic, Int8DynamicConfig
@@ -164,6 +165,15 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, variant)
 def test_int8_may_follow(tmp_path) -> None:
     result = TinyHouse(tmp_path).compress([PruneMovement(PruneMovementConfig()), Int8Dynamic(Int8DynamicConfig())])
     assert [step.method for step in result.lineage] == ["prune_movement", "int8_dynamic"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_taken(tmp_path, family) -> None:
+    result = house_of(tmp_path, tiny_encoder(family)).compress([PruneMovement(PruneMovementConfig())])
+    assert all(
+        float((w.weight == 0).float().mean()) == pytest.approx(0.6, abs=1e-3)
+        for w in encoder_linears(result.model).values()
+    )
 
 
 @pytest.mark.parametrize(
