@@ -56,6 +56,7 @@ class Blueprint:
     tokenizer: PreTrainedTokenizerBase
     head: Head
     trainable: bool = True
+    quantised: bool = False
 
     @property
     def layers(self) -> int:
@@ -83,6 +84,7 @@ class CompressedModel:
     module: nn.Module | None = None
     folder: Path | None = None
     trainable: bool = True
+    quantised: bool = False
     lineage: tuple[Step, ...] = ()
     # Of the step just done, until the pipeline writes them into the lineage:
     structure: Mapping[str, JSON] | None = None
@@ -103,7 +105,12 @@ class CompressedModel:
     def blueprint(self) -> Blueprint:
         """The artifact without its weights."""
         return Blueprint(
-            form=self.form, config=self.config, tokenizer=self.tokenizer, head=self.head, trainable=self.trainable
+            form=self.form,
+            config=self.config,
+            tokenizer=self.tokenizer,
+            head=self.head,
+            trainable=self.trainable,
+            quantised=self.quantised,
         )
 
     def evolve(
@@ -118,8 +125,8 @@ class CompressedModel:
     ) -> CompressedModel:
         """Return the next artifact, with this one's head and history.
 
-        Pass `model` for a torch result, or `folder` and `form` for a compiled one. Whether the result may be trained is
-        the method's `Capabilities.leaves_trainable`; the pipeline sets it together with the lineage.
+        Pass `model` for a torch result, or `folder` and `form` for a compiled one. Whether the result may be trained, and
+        whether it is quantised, is what the method's `Capabilities` say; the pipeline sets both together with the lineage.
         """
         if (model is None) == (folder is None):
             raise TypeError("evolve takes either model= or folder= with form=")

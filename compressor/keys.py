@@ -98,11 +98,16 @@ def rows_hash(splits: Mapping[str, Sequence[Any]]) -> str:
 def weights_hash(model: nn.Module, skip: set[str] | None = None) -> str:
     """Hash names, shapes and bytes of the state, without the names in `skip`."""
     import torch
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         if name in (skip or ()):
             continue
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        parts = [tensor]
+        if is_traceable_wrapper_subclass(tensor):  # torchao's weights: integers, scales and zero points
+            parts = [getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]]
+        for part in parts:
+            digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -64,7 +64,7 @@ def write(artifact: CompressedModel, folder: Path, registry: Registry | None = N
         assert artifact.folder is not None
         shutil.copytree(artifact.folder, folder, dirs_exist_ok=True)
     config.save_pretrained(folder)
-    if artifact.form is Form.torch and not _plain(artifact, owner, layer_shapes):
+    if artifact.form is Form.torch and not _plain(artifact, owner, layer_shapes, registry):
         _wrap_config(folder)
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -110,11 +110,14 @@ def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
     return artifact
 
 
-def _plain(artifact: CompressedModel, owner: int | None, layer_shapes: Any) -> bool:
+def _plain(artifact: CompressedModel, owner: int | None, layer_shapes: Any, registry: Registry | None) -> bool:
     """Tell whether transformers builds and fills this model from its config alone."""
-    if getattr(artifact.config, "quantization_config", None) is not None:
-        return True  # a format of its own, which it writes and reads
-    return owner is None and layer_shapes is None and all(step.structure is None for step in artifact.lineage)
+    if layer_shapes is not None or any(step.structure is not None for step in artifact.lineage):
+        return False
+    if owner is None or getattr(artifact.config, "quantization_config", None) is not None:
+        return True  # the config names a format that transformers reads
+    method = (registry or load_registry()).get(artifact.lineage[owner].method).method
+    return method.load_weights is CompressionMethod.load_weights  # what our plain reader reads is plain
 
 
 def _wrap_config(folder: Path) -> None:

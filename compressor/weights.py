@@ -1,23 +1,48 @@
-"""Weights as safetensors: written without pickle, read so that every tensor is set exactly once."""
+"""Weights as safetensors: written without pickle, read so that every tensor is set exactly once.
+
+A torchao weight (a tensor made of integers, scales and settings) is stored in the layout that transformers reads: its parts as
+tensors, its settings in the header.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.errors import StoreError
+from compressor.errors import MissingExtra, StoreError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 FILE_NAME = "model.safetensors"
+_TORCHAO = "tensor_names"  # torchao's header entry: the names of all its tensors, as a JSON list
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
     """Write the state dict; a tensor that is shared is stored once, and the header says which names share it."""
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file, save_model
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-    save_model(model, str(folder / FILE_NAME), metadata={"format": "pt"})
+    state = model.state_dict()
+    if not any(is_traceable_wrapper_subclass(tensor) for tensor in state.values()):
+        save_model(model, str(folder / FILE_NAME), metadata={"format": "pt"})
+        return
+    from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+
+    parts, header = flatten_tensor_state_dict(state)
+    separate = {name: part.contiguous().clone() for name, part in parts.items()}
+    save_file(separate, str(folder / FILE_NAME), metadata={"format": "pt", **_with_short_names(model, header)})
+
+
+def _with_short_names(model: nn.Module, header: dict[str, str]) -> dict[str, str]:
+    """Describe torchao's weights by their names under the base model too: so transformers' `AutoModel` looks them up."""
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    whole = {name: value for name, value in header.items() if name.startswith(prefix)}
+    short = {
+        name.removeprefix(prefix): value for name, value in whole.items() if json.loads(value)["_type"] != "Tensor"
+    }
+    return {**header, **short, _TORCHAO: json.dumps([*json.loads(header[_TORCHAO]), *short])}
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -25,6 +50,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
     Raises:
         StoreError: A name is missing or unexpected, or a shape differs.
+        MissingExtra: The weights are torchao's, and it is not installed.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -34,12 +60,28 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     try:
         with safe_open(str(path), framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            shared = {name: kept for name, kept in (file.metadata() or {}).items() if kept in state}
-        model.load_state_dict({**state, **{name: state[kept] for name, kept in shared.items()}})
+            header = file.metadata() or {}
+        shared = {name: kept for name, kept in header.items() if kept in state}
+        if _TORCHAO in header:
+            model.load_state_dict(_joined(state, header), assign=True)
+        else:
+            model.load_state_dict({**state, **{name: state[kept] for name, kept in shared.items()}})
     except (RuntimeError, OSError, SafetensorError) as error:
         raise StoreError(f"{path} does not fit the model built from its config: {error}") from error
     for name, kept in shared.items():
         _share(model, name, kept)
+
+
+def _joined(parts: dict[str, Tensor], header: dict[str, str]) -> dict[str, Tensor]:
+    """Build torchao's tensors from their parts."""
+    try:
+        from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+    except ImportError as error:
+        raise MissingExtra.of("torchao", "torchao") from error
+    state, left = unflatten_tensor_state_dict(parts, header)
+    if left:
+        raise StoreError(f"{len(left)} tensors belong to no weight, such as {next(iter(left))}")
+    return state  # type: ignore[no-any-return]
 
 
 def _share(model: nn.Module, name: str, kept: str) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from compressor import pipeline
+from compressor import pipeline, store
 from compressor.artifact import Form
 from compressor.capabilities import Capabilities
 from compressor.config import ChainStep, MethodConfig, StudentConfig
@@ -93,6 +93,50 @@ class CpuOnly(Liar):
     """Runs on the CPU alone."""
 
     capabilities = Capabilities(devices=frozenset({"cpu"}))
+
+
+class Rounds(CompressionMethod[MethodConfig]):
+    """Declares that its result's weights are quantised."""
+
+    Config = MethodConfig
+    capabilities = Capabilities(leaves_quantised=True)
+    references = ("a test of the pipeline",)
+
+    def compress(self, source, ctx):
+        return source.evolve(model=ctx.build_student(source))
+
+
+def rounding_registry() -> Registry:
+    registry = load_registry()
+    registry.methods["rounds"] = RegisteredMethod(name="rounds", method=Rounds, distribution="d", version="1")
+    return registry
+
+
+@pytest.mark.parametrize("after", ["rounds", "int8_dynamic", "drop_layers", "distill"])
+def test_nothing_that_reads_weights_follows_a_quantiser(house, after) -> None:
+    config = METHODS[after]().config if after in METHODS else MethodConfig()
+    chain = [ChainStep(name="rounds", config=MethodConfig()), ChainStep(name=after, config=config)]
+    with pytest.raises(Incompatible, match="quantised, which is final") as caught:
+        pipeline.check(chain, house.plan(StudentConfig(layers=2)), rounding_registry())
+    assert f"put '{after}' before 'rounds'" in str(caught.value)
+
+
+def test_a_quantised_teacher_can_be_measured_and_not_compressed(house) -> None:
+    teacher = replace(house.teacher.blueprint, quantised=True)
+    assert check(house, [], teacher=teacher) == []
+    with pytest.raises(Incompatible, match="the checkpoint before quantisation"):
+        check(house, ["int8_dynamic"], teacher=teacher)
+
+
+def test_what_a_quantiser_leaves_says_so_after_reloading(house, tmp_path) -> None:
+    links = pipeline.check(
+        [ChainStep(name="rounds", config=MethodConfig())], house.plan(StudentConfig()), rounding_registry()
+    )
+    assert links[0].result.quantised
+    result = house.compress([Rounds(MethodConfig())])
+    store.save(result, tmp_path / "rounded", rounding_registry())
+    assert result.quantised and store.load(tmp_path / "rounded", rounding_registry()).blueprint.quantised
+    assert not house.teacher.quantised
 
 
 def test_a_device_that_a_method_lacks_is_refused(house) -> None:
