@@ -15,6 +15,7 @@ class Capabilities:
     `tasks` and `families` are None when any will do. `own_student`: where nothing of `student.*` is set, a method that
     reads it makes a student of its own shape. `rebuilds`: the result has modules that the method itself must put back
     before its weights can be read (`structure` by module names), so that layers can no longer be picked from it.
+    `own_source`: the method starts from a model of its own, so that only the first place of a chain is its.
     `leaves_zeros`: weights of the result are zero, and nothing but this method holds them there when something trains.
     `leaves_quantised`: the result's weights are integers, packed or rounded for good, so that no method can follow.
     """
@@ -25,6 +26,7 @@ class Capabilities:
     reads_student: bool = False
     own_student: bool = False
     rebuilds: bool = False
+    own_source: bool = False
     accepts: Form = Form.torch
     produces: Form = Form.torch
     leaves_trainable: bool = True

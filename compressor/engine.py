@@ -72,6 +72,7 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
             train=config.train,
             device=machine.device,
             has_unlabelled=bool(data.unlabelled),
+            find=teachers.checkpoint_blueprint,
         )
         _check_sizes(plan, data, config)
         chains = _check(request, plan, registry)

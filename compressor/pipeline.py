@@ -80,6 +80,11 @@ def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry) -> list[Li
 
 def _check_link(method: CompressionMethod[Any], name: str, before: str, source: Blueprint, plan: Plan) -> None:
     wants = method.capabilities
+    if wants.own_source and source is not plan.teacher:
+        raise Incompatible(
+            f"method '{name}' starts from a model of its own, so what '{before}' made would be thrown away",
+            hint=f"put '{name}' first, or leave '{before}' out",
+        )
     if source.form is not wants.accepts:
         raise Incompatible(
             f"method '{name}' takes a model of form {wants.accepts}, and '{before}' leaves one of form {source.form}"
@@ -94,7 +99,9 @@ def _check_link(method: CompressionMethod[Any], name: str, before: str, source: 
     if source.quantised:
         raise Incompatible(
             f"method '{name}' reads weights, and those of '{before}' are quantised, which is final",
-            hint=f"put '{name}' before '{before}'" if source is not plan.teacher else "the checkpoint before quantisation",
+            hint=f"put '{name}' before '{before}'"
+            if source is not plan.teacher
+            else "the checkpoint before quantisation",
         )
     if wants.tasks is not None and plan.task.type not in wants.tasks:
         raise Incompatible(
@@ -156,7 +163,7 @@ def run(
         )
         artifact = replace(
             result,
-            lineage=(*artifact.lineage, step),
+            lineage=(*(result if link.method.capabilities.own_source else artifact).lineage, step),
             structure=None,
             notes={},
             trainable=result.form is Form.torch and link.method.capabilities.leaves_trainable,

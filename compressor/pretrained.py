@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 logger = logging.getLogger(__name__)
+TEACHER = "teacher.checkpoint"  # the option that a checkpoint comes from, unless told otherwise
 
 
-def resolve(checkpoint: str) -> str:
+def resolve(checkpoint: str, option: str = TEACHER) -> str:
     """Turn a packaged name into its folder; a folder or Hub id stays what it is.
 
     Raises:
@@ -34,22 +35,22 @@ def resolve(checkpoint: str) -> str:
         return str(path)
     if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
         raise ConfigError(
-            f"teacher.checkpoint={checkpoint}: there is no such folder",
+            f"{option}={checkpoint}: there is no such folder",
             allowed=f"a folder, a Hub id, or a packaged model: {', '.join(assets.model_names())}",
         )
     return checkpoint
 
 
-def not_found(checkpoint: str, error: BaseException) -> AssetError:
+def not_found(checkpoint: str, error: BaseException, option: str = TEACHER) -> AssetError:
     """Build the error for a checkpoint that neither the Hub, its cache nor the disk gives."""
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    got = f"teacher.checkpoint={checkpoint} could not be loaded: {first}"
+    got = f"{option}={checkpoint} could not be loaded: {first}"
     if "safetensors" in first and "file named" in first:
         return AssetError(got, allowed="weights as safetensors; pickles may run code and are not opened", hint=_CONVERT)
     return AssetError(
         got,
         allowed=f"a local folder, a reachable Hub id, or a packaged model: {', '.join(assets.model_names())}",
-        hint="teacher=e5_small needs no Hub",
+        hint="teacher=e5_small needs no Hub" if option == TEACHER else f"{option}=minilm-l6 needs no Hub",
     )
 
 
@@ -74,7 +75,14 @@ class Loaded:
     nameless: bool
 
 
-def load(checkpoint: str, task: Task, *, revision: str | None = None, replace_head: bool = False) -> Loaded:
+def load(
+    checkpoint: str,
+    task: Task,
+    *,
+    revision: str | None = None,
+    replace_head: bool = False,
+    option: str = TEACHER,
+) -> Loaded:
     """Load a checkpoint with a head for the task and its labels in the task's order.
 
     Args:
@@ -82,22 +90,23 @@ def load(checkpoint: str, task: Task, *, revision: str | None = None, replace_he
         task: Decides the head.
         revision: Hub revision.
         replace_head: Draw a fresh head from torch's random state, whatever head the checkpoint has.
+        option: What the user typed to name it, for messages.
 
     Raises:
         AssetError: It cannot be found, or its weights are no safetensors.
         Incompatible: Its head is trained for other labels, or the weights are not those of its config.
         StoreError: It is a folder of ours, and damaged.
     """
-    place = resolve(checkpoint)
-    ours = _load_ours(Path(place), task) if is_ours(place) else None
-    artifact, own, fresh = ours or _load_foreign(checkpoint, place, task, revision)
+    place = resolve(checkpoint, option)
+    ours = _load_ours(Path(place), task, option) if is_ours(place) else None
+    artifact, own, fresh = ours or _load_foreign(checkpoint, place, task, revision, option)
     module = artifact.model
     head = head_parameters(module)
     trained = not replace_head and not (fresh & head)
     order = label_order(own, task)
     if trained and order is None:
         raise Incompatible(
-            f"teacher.checkpoint={checkpoint} predicts {list((own.id2label or {}).values())}, task '{task.name}' has "
+            f"{option}={checkpoint} predicts {list((own.id2label or {}).values())}, task '{task.name}' has "
             f"{list(task.label_names)}",
             allowed="the same label names in any order",
             hint="teacher.finetune=always trains a new head, or task.label_names=[...] names the classes as the teacher does",
@@ -121,7 +130,7 @@ def load(checkpoint: str, task: Task, *, revision: str | None = None, replace_he
 
 
 def _load_foreign(
-    checkpoint: str, place: str, task: Task, revision: str | None
+    checkpoint: str, place: str, task: Task, revision: str | None, option: str
 ) -> tuple[CompressedModel, PretrainedConfig, set[str]]:
     """Load a Hugging Face checkpoint; return it, its config as saved, and the parameters it did not have."""
     import transformers
@@ -141,13 +150,13 @@ def _load_foreign(
             **task.config_overrides(),
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise not_found(checkpoint, error) from error
+        raise not_found(checkpoint, error, option) from error
     fresh = set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
     encoder = {name for name, _ in module.named_parameters()} - head_parameters(module)
     lost = sorted(name for name in fresh & encoder if ".pooler." not in name)  # a new pooler is trained with the head
     if lost:
         raise Incompatible(
-            f"teacher.checkpoint={checkpoint}: {len(lost)} tensors of the encoder are missing or have another shape than its "
+            f"{option}={checkpoint}: {len(lost)} tensors of the encoder are missing or have another shape than its "
             f"config says, such as {lost[0]}",
             allowed="a checkpoint whose weights are those of its config.json",
         )
@@ -167,15 +176,25 @@ def is_ours(place: str) -> bool:
     return (Path(place) / store.RECORD).is_file()
 
 
-def require_torch(folder: Path) -> dict[str, Any]:
+def require_torch(folder: Path, option: str = TEACHER) -> dict[str, Any]:
     """Refuse a compiled model of ours; return its record."""
     record = store.read_record(folder)
     if record["form"] != Form.torch:
         raise Incompatible(
-            f"teacher.checkpoint={folder} is a compiled model (form {record['form']})",
+            f"{option}={folder} is a compiled model (form {record['form']})",
             allowed="a model that torch runs: one from before it was compiled",
         )
     return record
+
+
+def require_safetensors(checkpoint: str, place: str, option: str = TEACHER) -> None:
+    """Refuse a folder without weights that are safe to open, before anything is spent on it.
+
+    Raises:
+        AssetError: It holds pickles, or nothing.
+    """
+    if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
+        raise not_found(checkpoint, OSError(f"no file named model.safetensors found in {place}"), option)
 
 
 def is_quantised(config: PretrainedConfig) -> bool:
@@ -183,14 +202,14 @@ def is_quantised(config: PretrainedConfig) -> bool:
     return getattr(config, "quantization_config", None) is not None
 
 
-def _load_ours(folder: Path, task: Task) -> tuple[CompressedModel, PretrainedConfig, set[str]] | None:
+def _load_ours(folder: Path, task: Task, option: str) -> tuple[CompressedModel, PretrainedConfig, set[str]] | None:
     """Load a model that we saved, structure and all; None if it is an ordinary checkpoint for a task of another type."""
-    require_torch(folder)
+    require_torch(folder, option)
     artifact = store.load(folder)
     if artifact.head.task_type != task.type:
         if any(step.structure is not None for step in artifact.lineage):
             raise Incompatible(
-                f"teacher.checkpoint={folder} was made for a task of type {artifact.head.task_type} and rebuilt since",
+                f"{option}={folder} was made for a task of type {artifact.head.task_type} and rebuilt since",
                 allowed=f"a model for tasks of type {task.type}",
             )
         return None

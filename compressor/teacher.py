@@ -56,21 +56,33 @@ def blueprint(config: TeacherConfig, task: Task) -> Blueprint:
     Raises:
         AssetError: The checkpoint cannot be found or fetched.
     """
+    return checkpoint_blueprint(config.checkpoint, task, revision=config.revision)
+
+
+def checkpoint_blueprint(
+    checkpoint: str, task: Task, *, revision: str | None = None, option: str = pretrained.TEACHER
+) -> Blueprint:
+    """Return what is known of a checkpoint with a head for the task, without its weights.
+
+    Raises:
+        ConfigError: It looks like a path and nothing is there.
+        AssetError: It cannot be found or fetched.
+        Incompatible: It is no encoder that torch runs.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
-    place = pretrained.resolve(config.checkpoint)
+    place = pretrained.resolve(checkpoint, option)
     ours = pretrained.is_ours(place)
-    record = pretrained.require_torch(Path(place)) if ours else {}
-    known: dict[str, Any] = {"revision": config.revision, "trust_remote_code": False}
+    record = pretrained.require_torch(Path(place), option) if ours else {}
+    known: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
         model_config = store.read_config(Path(place)) if ours else AutoConfig.from_pretrained(place, **known)
         tokenizer = AutoTokenizer.from_pretrained(place, config=model_config, **known)
     except (OSError, ValueError) as error:
-        raise pretrained.not_found(config.checkpoint, error) from error
+        raise pretrained.not_found(checkpoint, error, option) from error
+    pretrained.require_safetensors(checkpoint, place, option)
     if getattr(model_config, "is_encoder_decoder", False) or not hasattr(model_config, "num_hidden_layers"):
-        raise Incompatible(
-            f"teacher.checkpoint={config.checkpoint} is of type {model_config.model_type}, not a transformer encoder"
-        )
+        raise Incompatible(f"{option}={checkpoint} is of type {model_config.model_type}, not a transformer encoder")
     for name, value in task.config_overrides().items():
         setattr(model_config, name, value)
     return Blueprint(
@@ -84,10 +96,15 @@ def blueprint(config: TeacherConfig, task: Task) -> Blueprint:
 
 
 def load_pretrained(
-    checkpoint: str, task: Task, *, revision: str | None = None, replace_head: bool = False
+    checkpoint: str,
+    task: Task,
+    *,
+    revision: str | None = None,
+    replace_head: bool = False,
+    option: str = pretrained.TEACHER,
 ) -> tuple[CompressedModel, bool]:
     """Load a checkpoint with a head for the task; return it and whether its head came trained. See `pretrained.load`."""
-    loaded = pretrained.load(checkpoint, task, revision=revision, replace_head=replace_head)
+    loaded = pretrained.load(checkpoint, task, revision=revision, replace_head=replace_head, option=option)
     return loaded.artifact, loaded.trained
 
 

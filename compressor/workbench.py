@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from compressor import assets
 from compressor.artifact import CompressedModel
-from compressor.config import StudentConfig, TrainConfig
+from compressor.config import StudentConfig, TaskConfig, TrainConfig
 from compressor.context import Context, Plan
-from compressor.errors import PluginError
+from compressor.errors import Incompatible, PluginError
 from compressor.keys import key_of, libraries, own_code, plugin_code, processes, rows_hash, settings_key, weights_hash
 from compressor.method import CompressionMethod
 from compressor.pipeline import Link, plain
 from compressor.students import build_student
+from compressor.tasks import build_task
 from compressor.tasks.base import Batch, Example, Task
 from compressor.tasks.data import TaskData
 from compressor.teacher import load_pretrained, task_key
@@ -44,15 +45,22 @@ class Shared:
     teacher_outputs: dict[str, TeacherOutputs] = field(default_factory=dict)
 
     def split(
-        self, name: str, task: Task, data: TaskData, tokenizer: PreTrainedTokenizerBase, unlabelled: bool
+        self,
+        name: str,
+        task: Task,
+        data: TaskData,
+        tokenizer: PreTrainedTokenizerBase,
+        unlabelled: bool,
+        extra: Sequence[Example] = (),
     ) -> EncodedSplit:
         """Tokenise a split once for each task and tokenizer."""
         examples: Sequence[Example] = data.train if name == "train" else data.validation
         if unlabelled:
             examples = (*examples, *data.unlabelled)
+        examples = (*examples, *extra)
         key = key_of(
             {
-                "split": [name, unlabelled, data.fingerprint],
+                "split": [name, unlabelled, data.fingerprint, *([rows_hash({"extra": extra})] if extra else [])],
                 "task": task_key(task),
                 "tokenizer": tokenizer_hash(tokenizer),
             }
@@ -94,8 +102,10 @@ class Workbench(Context):
         self._progress = progress
         self._stages: set[str] = set()
 
-    def build_student(self, source: CompressedModel) -> nn.Module:
+    def build_student(self, source: CompressedModel, student: StudentConfig | None = None) -> nn.Module:
         """See `Context.build_student`."""
+        if student is not None:
+            return build_student(source, student)
         if self.link.method.capabilities.reads_student and self.plan.student.chosen():
             if _narrower(self.plan.student, source.config) and self.plan.student.init is None:
                 self.logger.warning("the student is narrower than its source, so it starts from random weights")
@@ -111,6 +121,7 @@ class Workbench(Context):
         signals: TeacherSignals = TeacherSignals(),
         student_signals: TeacherSignals = TeacherSignals(),
         use_unlabelled: bool = False,
+        extra_texts: Sequence[str] = (),
         tokenizer: PreTrainedTokenizerBase | None = None,
         extra_modules: Mapping[str, nn.Module] | None = None,
         parameter_groups: Sequence[Mapping[str, Any]] | None = None,
@@ -133,7 +144,8 @@ class Workbench(Context):
         settings = self._settings(train or self.plan.train)
         tokenizer = tokenizer or self.teacher.tokenizer
         unlabelled = use_unlabelled and bool(self._data.unlabelled)
-        split = self._shared.split("train", self.task, self._data, tokenizer, unlabelled)
+        extra = self._extra_examples(extra_texts)
+        split = self._shared.split("train", self.task, self._data, tokenizer, unlabelled, extra)
         validation = self._shared.split("validation", self.task, self._data, tokenizer, unlabelled=False)
         teacher = self._teacher_outputs(split, signals, tokenizer, settings) if signals else None
         return fit(
@@ -152,11 +164,21 @@ class Workbench(Context):
             hooks=hooks,
             checkpoints=assets.cache_root()
             / "stages"
-            / self._stage_key(stage, settings, model, [split, validation], unlabelled, teacher),
+            / self._stage_key(stage, settings, model, [split, validation], unlabelled, extra, teacher),
             progress=self._progress,
             label=self.link.name if stage == "train" else f"{self.link.name} {stage}",
             logger=self.logger,
         )
+
+    def _extra_examples(self, texts: Sequence[str]) -> tuple[Example, ...]:
+        """Return a method's own texts as unlabelled examples, with ids past those of the task."""
+        if texts and (self.task.config.text_pair is not None or self.task.token_level):
+            raise PluginError(
+                f"method '{self.link.name}' adds texts, and examples of task '{self.task.name}' are not single texts",
+                allowed="sentence tasks of one text",
+            )
+        first = len(self._data.train) + len(self._data.unlabelled)
+        return tuple(Example(first + i, text) for i, text in enumerate(texts))
 
     def _teacher_outputs(
         self, split: EncodedSplit, signals: TeacherSignals, tokenizer: PreTrainedTokenizerBase, settings: TrainConfig
@@ -192,12 +214,15 @@ class Workbench(Context):
         model: nn.Module,
         splits: Sequence[EncodedSplit],
         unlabelled: bool,
+        extra: Sequence[Example],
         teacher: TeacherOutputs | None,
     ) -> str:
         """Hash everything that decides the trained weights: code, plugins' code and libraries included."""
         rows = {"train": self._data.train, "validation": self._data.validation}
         if unlabelled:
             rows["unlabelled"] = self._data.unlabelled
+        if extra:
+            rows["extra"] = tuple(extra)
         key = key_of(
             {
                 "stage": stage,
@@ -239,7 +264,11 @@ class Workbench(Context):
 
     def unlabelled_texts(self) -> Sequence[str]:
         """See `Context.unlabelled_texts`."""
-        return [e.text if isinstance(e.text, str) else " ".join(e.text) for e in self._data.unlabelled]
+        return _texts(self._data.unlabelled)
+
+    def training_texts(self) -> Sequence[str]:
+        """See `Context.training_texts`."""
+        return _texts(self._data.train)
 
     def evaluate(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> Mapping[str, float]:
         """See `Context.evaluate`."""
@@ -254,7 +283,22 @@ class Workbench(Context):
 
     def load_checkpoint(self, checkpoint: str) -> CompressedModel:
         """See `Context.load_checkpoint`."""
-        return load_pretrained(checkpoint, self.task, replace_head=True)[0]
+        option = f"method.{self.link.name}.checkpoint"
+        return load_pretrained(checkpoint, self.task, replace_head=True, option=option)[0]
+
+    def load_masked_lm(self, checkpoint: str) -> CompressedModel:
+        """See `Context.load_masked_lm`."""
+        task = build_task(TaskConfig(name="masked_lm", type="masked_lm"), ())
+        artifact, trained = load_pretrained(checkpoint, task)
+        if not trained:
+            raise Incompatible(
+                f"{checkpoint} has no trained masked-LM head", allowed="a checkpoint as it was pre-trained with masked words"
+            )
+        return artifact
+
+
+def _texts(examples: Sequence[Example]) -> list[str]:
+    return [e.text if isinstance(e.text, str) else " ".join(e.text) for e in examples]
 
 
 def _narrower(student: StudentConfig, source: PretrainedConfig) -> bool:

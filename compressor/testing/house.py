@@ -24,6 +24,7 @@ from compressor.registry import RegisteredMethod, Registry
 from compressor.registry import load as load_registry
 from compressor.tasks import build_task
 from compressor.tasks.data import TaskData
+from compressor.teacher import checkpoint_blueprint
 from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer
 from compressor.training.progress import silent_progress
 from compressor.workbench import Shared, Workbench
@@ -95,7 +96,7 @@ class TinyHouse:
         """Return the plan of a run on the CPU."""
         return Plan(
             teacher=self.teacher.blueprint, task=self.task, student=student, train=self.train, device="cpu",
-            has_unlabelled=bool(self.data.unlabelled),
+            has_unlabelled=bool(self.data.unlabelled), find=checkpoint_blueprint,
         )  # fmt: skip
 
     def check(self, methods: Sequence[CompressionMethod[Any]], student: StudentConfig | None = None) -> list[Link]:
