@@ -1,8 +1,8 @@
 """Dynamic int8 in ONNX Runtime: weights quantised once, activations at each call.
 
 Weights are stored as int8 with one scale a column; activations get one scale a tensor, found at run time (Jacob et al. 2018,
-arXiv:1712.05877, section 2.1, without its quantisation-aware training). What was quantised is counted, not assumed: on exports
-whose shared weights sit behind Transpose nodes the quantiser passes most products by.
+arXiv:1712.05877, section 2.1, without its quantisation-aware training). What was quantised is counted, not assumed: the
+quantiser passes by products whose weight sits behind a Transpose, as shared weights do in an export, so these are folded first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import logging
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compressor.api import (
     Capabilities,
@@ -23,20 +22,15 @@ from compressor.api import (
     Incompatible,
     MethodConfig,
     MissingExtra,
+    onnx_graph,
 )
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, NodeProto
-
-_LINEAR = ("MatMul", "Gemm")
-_QUANTISED = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
 
 
 @dataclass(slots=True, kw_only=True)
 class Int8DynamicConfig(MethodConfig):
     """Options of `int8_dynamic`."""
 
-    embeddings: bool = False  # quantise the embedding tables too: a smaller file, one scale a table, no speed
+    embeddings: bool = False  # quantise the embedding tables too, one scale a row: a smaller file, no speed
     minimum_share: float = 0.9  # of the eligible linears; below it the result is refused
 
     def __post_init__(self) -> None:
@@ -97,8 +91,10 @@ def quantize(onnx_path: Path, out_path: Path, *, embeddings: bool = False) -> In
     except ImportError as error:
         raise MissingExtra(f"int8_dynamic needs {error.name}", hint="pip install onnx onnxruntime") from error
 
-    source = onnx.load(str(onnx_path))
-    eligible = len(float_linears(source.graph))
+    source = onnx_graph.read_graph(onnx_path)
+    eligible = len(onnx_graph.weight_linears(source.graph))
+    if embeddings:
+        onnx_graph.pack_tables(source, per_row=True)
     logger = logging.getLogger()
     level = logger.level
     try:
@@ -108,9 +104,9 @@ def quantize(onnx_path: Path, out_path: Path, *, embeddings: bool = False) -> In
             quantize_dynamic(
                 source,
                 str(out_path),
-                op_types_to_quantize=[*_LINEAR, *(["Gather"] if embeddings else [])],
+                op_types_to_quantize=["MatMul"],
                 per_channel=True,
-                reduce_range=not _has_vnni(),
+                reduce_range=onnx_graph.weight_levels() < 127,
                 weight_type=QuantType.QInt8,
                 extra_options={"MatMulConstBOnly": True},
             )
@@ -120,9 +116,9 @@ def quantize(onnx_path: Path, out_path: Path, *, embeddings: bool = False) -> In
         logger.setLevel(level)
     result = onnx.load(str(out_path))
     report = Int8Report(
-        linears_quantised=sum(node.op_type in _QUANTISED for node in result.graph.node),
+        linears_quantised=onnx_graph.integer_linears(result.graph),
         linears_eligible=eligible,
-        skipped=tuple(node.name for node in float_linears(result.graph)),
+        skipped=tuple(node.name for node in onnx_graph.weight_linears(result.graph)),
         fp32_bytes=_bytes(onnx_path),
         int8_bytes=_bytes(out_path),
     )
@@ -135,34 +131,6 @@ def quantize(onnx_path: Path, out_path: Path, *, embeddings: bool = False) -> In
     return report
 
 
-def float_linears(graph: GraphProto) -> list[NodeProto]:
-    """Return the linears whose weight is a float initialiser, directly or through Transpose, Identity or Cast."""
-    from onnx import TensorProto
-
-    weights = {i.name for i in graph.initializer if i.data_type == TensorProto.FLOAT and len(i.dims) == 2}
-    made_by = {output: node for node in graph.node for output in node.output}
-
-    def is_constant(name: str) -> bool:
-        while name in made_by and made_by[name].op_type in ("Transpose", "Identity", "Cast"):
-            name = made_by[name].input[0]
-        return name in weights
-
-    return [n for n in graph.node if n.op_type in _LINEAR and is_constant(n.input[1])]
-
-
 def _bytes(path: Path) -> int:
     """Return the size of a model file with its external data."""
     return sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*") if p.is_file())
-
-
-def _has_vnni() -> bool:
-    """Tell whether 8-bit products cannot saturate here; without VNNI, AVX2 and AVX-512 need 7-bit weights."""
-    import platform
-
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return True
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return "vnni" in flags

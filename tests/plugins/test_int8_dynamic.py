@@ -68,3 +68,44 @@ def test_too_few_quantised_linears_are_an_error_that_names_the_rest(tmp_path: Pa
 def test_a_share_outside_its_range_is_refused() -> None:
     with pytest.raises(ConfigError, match="minimum_share"):
         Int8DynamicConfig(minimum_share=0.0)
+
+
+def tiny_albert(hidden: int) -> torch.nn.Module:
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
+    torch.manual_seed(0)
+    config = AlbertConfig(
+        vocab_size=64, embedding_size=16, hidden_size=hidden, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=2 * hidden, max_position_embeddings=64, num_labels=2,
+    )  # fmt: skip
+    return AlbertForSequenceClassification(config).eval()
+
+
+@pytest.mark.parametrize(("hidden", "how"), [(160, "Transpose"), (32, "copies")])
+def test_shared_weights_are_quantised_and_stay_shared(tmp_path: Path, hidden: int, how: str) -> None:
+    path = export_onnx(tiny_albert(hidden), tiny_tokenizer(), tmp_path / "export")
+    graph = onnx.load(str(path)).graph
+    stored = {i.name: tuple(i.dims) for i in graph.initializer}
+    behind = [n for n in graph.node if n.op_type == "Transpose" and n.input[0] in stored]
+    copies = [name for name, shape in stored.items() if shape == (hidden, 2 * hidden)]
+    assert bool(behind) == (how == "Transpose") and (len(copies) == 3) == (how == "copies")
+    report = quantize(path, tmp_path / "model.onnx")
+    assert report.linears_quantised == report.linears_eligible == 1 + 3 * 6 + 2  # six a layer, and no layer is skipped
+    layer = 4 * hidden * hidden + 2 * hidden * 2 * hidden
+    packed = [
+        i for i in onnx.load(str(tmp_path / "model.onnx")).graph.initializer if i.data_type == onnx.TensorProto.INT8
+    ]
+    matrices = [int(np.prod(i.dims)) for i in packed if len(i.dims) == 2]
+    assert sum(matrices) == layer + 16 * hidden + hidden * hidden + 2 * hidden  # one layer's weights for three layers
+
+
+def test_an_albert_artifact_is_quantised_and_works(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    house = TinyHouse(tmp_path)
+    model = tiny_albert(160)
+    house.teacher = replace(house.teacher, module=model, config=model.config)
+    result = house.compress([Int8Dynamic(Int8DynamicConfig(embeddings=True))])
+    assert result.form is Form.onnx and result.lineage[0].notes["linears_quantised"] == 21
+    difference = np.abs(house.logits(result) - house.logits(house.teacher)).max()
+    assert 0 < difference < 0.02
