@@ -18,9 +18,9 @@ _OWN: Final[dict[str, dict[str, Any]]] = {
     "roberta": {},
     "xlm-roberta": {},
     "mpnet": {},
-    "electra": {"embedding_size": 16},
+    "electra": {"embedding_size": 20},
     "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
-    "albert": {"embedding_size": 16},
+    "albert": {"embedding_size": 20},
     "deberta-v2": {
         "relative_attention": True,
         "pos_att_type": ["c2p", "p2c"],
