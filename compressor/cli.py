@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,8 +152,13 @@ class Session:
             same = (
                 set.intersection(*(set(overrides) for _, overrides, _ in self.cells)) if len(self.cells) > 1 else set()
             )
-            labels = [f"{n}: {' '.join(o for o in overrides if o not in same)}" for n, overrides, _ in self.cells]
+            labels = [f"{n}: {_label(overrides, same)}" for n, overrides, _ in self.cells]
             self.screen.cells(dict(zip(labels, (r for _, _, r in self.cells), strict=True)), self.sweep_folder)
+
+
+def _label(overrides: Sequence[str], same: set[str]) -> str:
+    """Return what tells a cell from the others, an experiment by its name alone."""
+    return " ".join(o.removeprefix("experiment=") for o in overrides if o not in same)
 
 
 def objective(result: RunResult) -> float | None:

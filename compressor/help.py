@@ -41,7 +41,12 @@ def print_help() -> None:
         print(f"  {name:<16} {entry.summary}  [{origin}]")
     for name, error in sorted(methods.broken.items()):
         print(f"  {name:<16} BROKEN: {error.got}")
-    for group, title in (("teacher", "Teachers"), ("task", "Tasks"), ("experiment", "Experiments")):
+    for group, title in (
+        ("teacher", "Teachers"),
+        ("task", "Tasks"),
+        ("experiment", "Experiments"),
+        ("suite", "Suites"),
+    ):
         print(f"\n{title}")
         for name, summary in options(group):
             print(f"  {name:<16} {summary}")

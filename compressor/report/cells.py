@@ -47,6 +47,14 @@ def difference(found: Comparison | None) -> list[str]:
     return [f"{found.difference * 100:+.1f}", f"({low}..{high})", found.verdict]
 
 
+def kept(result: RunResult, candidate: CandidateResult, name: str) -> str:
+    """Share of the teacher's value of a metric that a model keeps; nothing for the teacher, or beside a teacher at 0."""
+    ours, theirs = candidate.metrics.get(name), result.teacher.metrics.get(name)
+    if candidate is result.teacher or ours is None or theirs is None or not theirs.value:
+        return NOTHING
+    return f"{ours.value / theirs.value:.1%}"
+
+
 def latency(found: Latency | None) -> list[str]:
     """Median with its interval, or `refused`."""
     if found is None:

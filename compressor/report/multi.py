@@ -67,7 +67,7 @@ def _rows(results: Mapping[str, RunResult], separator: str) -> tuple[list[str], 
     runtimes = list(dict.fromkeys(name for r in finished for name in cells.runtimes(r)))
     metric = next(iter(cells.metric_names(finished[0])), "metric") if finished else "metric"
     speeds = [f"{name}\nspeed-up" for name in runtimes]
-    header = ["cell", "params M\nsize MB", f"{metric}\nvs teacher", *speeds, "status"]
+    header = ["cell", "params M\nsize MB", f"{metric}\nvs teacher", "kept", *speeds, "status"]
     rows = []
     for label, result in results.items():
         if result.status != OK or not result.candidates:
@@ -86,7 +86,8 @@ def _row(result: RunResult, candidate: CandidateResult, metric: str, runtimes: l
         quality += cells.difference(cells.of_metric(result, candidate, name))
     size = [cells.parameters(candidate), cells.megabytes(candidate.size_bytes)]
     speeds = [_speed(result, candidate, runtime) for runtime in runtimes]
-    return [separator.join(cell) for cell in (size, quality, *speeds)]
+    kept = [cells.kept(result, candidate, name)]
+    return [separator.join(cell) for cell in (size, quality, kept, *speeds)]
 
 
 def _speed(result: RunResult, candidate: CandidateResult, runtime: str) -> list[str]:

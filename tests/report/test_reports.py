@@ -106,6 +106,10 @@ def test_many_runs_as_markdown() -> None:
     text = results_to_markdown(many())
     assert len(text.splitlines()) == 2 + 3
     assert "skipped(duplicate of 0)" in text
+    header, first = (line.split(" | ") for line in (text.splitlines()[0], text.splitlines()[2]))
+    finished = next(r for r in many().values() if r.status == "ok")
+    ours = next(c for c in finished.candidates if c.role == "result").metrics["accuracy"].value
+    assert first[header.index("kept")] == f"{ours / finished.teacher.metrics['accuracy'].value * 100:.1f}%"
 
 
 def test_no_run_at_all_is_an_empty_table() -> None:
