@@ -37,7 +37,8 @@ def least_squares(gram_KK: Tensor, cross_KD: Tensor, prior_KD: Tensor, ridge: fl
 
     strength = ridge * gram_KK.diagonal().mean()
     eye = torch.eye(len(gram_KK), dtype=gram_KK.dtype, device=gram_KK.device)
-    return torch.linalg.solve(gram_KK + strength * eye, cross_KD + strength * prior_KD)
+    fitted: Tensor = torch.linalg.solve(gram_KK + strength * eye, cross_KD + strength * prior_KD)
+    return fitted
 
 
 def refit_outputs(

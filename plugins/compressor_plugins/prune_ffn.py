@@ -170,10 +170,11 @@ class PruneFfn(CompressionMethod[PruneFfnConfig]):
 
 def importance(gradients_NF: Tensor, kind: NeuronImportance) -> Tensor:
     """Return [neurons] from the derivatives of N examples by gates on the F inputs of a feed-forward output linear."""
+    scores_F: Tensor = gradients_NF.square().mean(dim=0)
     if kind is NeuronImportance.activation_gradient:
-        size = gradients_NF.abs().mean(dim=0)
-        return size / (size.norm() + 1e-20)
-    return gradients_NF.square().mean(dim=0)
+        scores_F = gradients_NF.abs().mean(dim=0)
+        scores_F = scores_F / (scores_F.norm() + 1e-20)
+    return scores_F
 
 
 def _width(config: PretrainedConfig) -> int:
@@ -182,4 +183,5 @@ def _width(config: PretrainedConfig) -> int:
 
 def _weights_of_neurons(parts: LayerParts) -> Tensor:
     """Return the product of the norms of each neuron's incoming and outgoing weights; [neurons]."""
-    return (parts.ffn_in.weight.detach().norm(dim=1) * parts.ffn_out.weight.detach().norm(dim=0)).cpu()
+    size: Tensor = parts.ffn_in.weight.detach().norm(dim=1) * parts.ffn_out.weight.detach().norm(dim=0)
+    return size.cpu()

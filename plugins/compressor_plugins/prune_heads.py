@@ -148,11 +148,12 @@ def importance(gradients_ND: Tensor, width: int, kind: HeadImportance) -> Tensor
         width: Of one head.
         kind: `michel` (with the layer's l2 norm taken out) or `taylor`.
     """
-    by_head = gradients_ND.unflatten(1, (-1, width)).sum(dim=2)
+    by_head_NH: Tensor = gradients_ND.view(len(gradients_ND), -1, width).sum(dim=2)
+    scores_H: Tensor = by_head_NH.square().mean(dim=0)
     if kind is HeadImportance.michel:
-        size = by_head.abs().mean(dim=0)
-        return size / (size.norm() + 1e-20)
-    return by_head.square().mean(dim=0)
+        scores_H = by_head_NH.abs().mean(dim=0)
+        scores_H = scores_H / (scores_H.norm() + 1e-20)
+    return scores_H
 
 
 def choose(scores: list[Tensor], keep: float, scope: HeadScope) -> list[list[int]]:
@@ -173,9 +174,8 @@ def choose(scores: list[Tensor], keep: float, scope: HeadScope) -> list[list[int
 
 def _weights_of_heads(parts: Mapping[str, nn.Linear], width: int) -> Tensor:
     """Return the l2 norm of each head's weights in q, k, v and the output linear; [heads]."""
-    rows = [
-        parts[name].weight.detach().unflatten(0, (-1, width)).square().sum(dim=(1, 2))
-        for name in ("query", "key", "value")
-    ]
-    columns = parts["attention_output"].weight.detach().unflatten(1, (-1, width)).square().sum(dim=(0, 2))
-    return (rows[0] + rows[1] + rows[2] + columns).sqrt().cpu()
+    each: Tensor = parts["attention_output"].weight.detach().square().sum(dim=0)
+    for name in ("query", "key", "value"):
+        each = each + parts[name].weight.detach().square().sum(dim=1)
+    size: Tensor = each.view(-1, width).sum(dim=1).sqrt()
+    return size.cpu()

@@ -195,7 +195,7 @@ class Surgeon:
     def best_heads(self, layer: nn.Module, count: int) -> list[int]:
         """Return a layer's best heads, ascending; a head scores the mean of its dimensions in q, k, v and output."""
         query = layer_parts(self.model, layer).query
-        scores = self._scores(query).unflatten(0, (-1, head_size(self.model))).mean(dim=1)
+        scores = self._scores(query).view(-1, head_size(self.model)).mean(dim=1)
         return sorted(scores.argsort(stable=True, descending=True)[:count].tolist())
 
     def beside_the_stream(self, width: int) -> list[nn.Linear]:
