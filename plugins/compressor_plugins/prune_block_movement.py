@@ -32,6 +32,7 @@ from compressor.api import (
     neuron_count,
     neurons_can_go,
     settle_width,
+    smallest,
     spread,
 )
 
@@ -47,8 +48,9 @@ class PruneBlockMovementConfig(MethodConfig):
 
     heads: bool = True  # attention heads may go
     neurons: bool = True  # feed-forward neurons may go
-    regularization: float = 10.0  # lambda: weight of the expected share of weights that stays; more prunes more
-    threshold: float = 0.1  # of sigmoid(score), below which a head or neuron goes in the end
+    keep: float | None = 0.6  # share of the heads and of the neurons that stays; unset: as many as pass the threshold
+    regularization: float = 10.0  # lambda: weight of the expected share of weights that stays
+    threshold: float = 0.1  # of sigmoid(score), below which a head or neuron goes in the end; only with keep=null
     score_learning_rate: float = 1e-2  # of the scores; the weights have train.learning_rate
     warm_up: float = 0.1  # share of the steps before the threshold begins to rise
     cool_down: float = 0.4  # share of the steps after it has stopped rising
@@ -58,6 +60,7 @@ class PruneBlockMovementConfig(MethodConfig):
     def __post_init__(self) -> None:
         ranges = {
             "heads": (self.heads or self.neurons, "true, where neurons=false"),
+            "keep": (self.keep is None or 0 < self.keep < 1, "above 0 and below 1, or null"),
             "regularization": (self.regularization >= 0, "0 or more"),
             "threshold": (0 < self.threshold < 1, "above 0 and below 1"),
             "score_learning_rate": (self.score_learning_rate > 0, "above 0"),
@@ -84,6 +87,10 @@ class PruneBlockMovement(CompressionMethod[PruneBlockMovementConfig]):
     the output linear and a neuron where it enters the second one, so the block of the formula is those columns. R is the
     mean of sigmoid(S) weighted by the weights that a structure holds, so it estimates the share of the encoder that stays
     (the code takes the mean for each matrix).
+
+    That rule leaves as many structures as lambda and the length of the training happen to let through; `keep=null` asks for it.
+    By default the share that stays is given, falls by the same schedule, and the best scores of all layers fill it, heads
+    and neurons apart (the top v of hard movement pruning, on blocks); lambda then only orders them.
 
     The result is physically smaller. Every layer keeps at least the head and the neuron of its best score.
     """
@@ -168,10 +175,10 @@ class Gate:
         gate = self.mask + self.scores - self.scores.detach()
         return args[0] * gate.repeat_interleave(self.width).to(args[0].dtype), *args[1:]
 
-    def choose(self, threshold: float) -> None:
-        """Let stay what is above the threshold, and the best in any case."""
+    def shut(self, gone: Tensor) -> None:
+        """Mask what is marked, but never the best."""
         scores = self.scores.detach()
-        self.mask = (scores.sigmoid() > threshold).to(scores.dtype)
+        self.mask = (~gone).to(scores.dtype)
         self.mask[scores.argmax()] = 1.0
 
     def kept(self) -> list[int]:
@@ -213,23 +220,15 @@ class Gates:
 
     def before_forward(self, step: int, total_steps: int) -> None:
         """Follow the schedule."""
-        options = self._config
-        threshold = cubic(
-            step,
-            first=int(total_steps * options.warm_up),
-            last=int((total_steps - 1) * (1 - options.cool_down)),
-            start=0.0,
-            end=options.threshold,
-        )
-        self._lambda = options.regularization * threshold / options.threshold
-        self._choose(threshold)
+        first, last = int(total_steps * self._config.warm_up), int((total_steps - 1) * (1 - self._config.cool_down))
+        self._choose(cubic(step, first=first, last=last, start=0.0, end=1.0))
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Nothing: the masks are made from the new scores before the next step."""
 
     def finish(self) -> None:
         """Make the last masks, from the last scores."""
-        self._choose(self._config.threshold)
+        self._choose(1.0)
 
     def regularisation(self) -> Tensor:
         """Return lambda times the expected share of prunable weights that stays."""
@@ -280,9 +279,20 @@ class Gates:
     def _all(self) -> list[Gate]:
         return [*self._heads.values(), *self._neurons.values()]
 
-    def _choose(self, threshold: float) -> None:
-        for gate in self._all():
-            gate.choose(threshold)
+    def _choose(self, progress: float) -> None:
+        """Set masks and lambda for a point of the schedule, from 0 to 1."""
+        import torch
+
+        options = self._config
+        self._lambda = options.regularization * (progress if options.keep is None else 1.0)
+        for gates in filter(None, (list(self._heads.values()), list(self._neurons.values()))):
+            scores = torch.cat([gate.scores.detach() for gate in gates])
+            if options.keep is None:
+                gone = scores.sigmoid() <= options.threshold * progress
+            else:
+                gone = smallest(scores, round((1 - options.keep) * progress * len(scores)))
+            for gate, part in zip(gates, torch.split(gone, [len(gate.mask) for gate in gates]), strict=True):
+                gate.shut(part)
 
 
 def encoder_weights(model: nn.Module) -> int:

@@ -35,6 +35,13 @@ class Movement(StrEnum):
     soft = "soft"
 
 
+class ScoreStart(StrEnum):
+    """Scores before training: all equal, as in the paper, or the weights' sizes."""
+
+    zero = "zero"
+    magnitude = "magnitude"
+
+
 @dataclass(slots=True, kw_only=True)
 class PruneMovementConfig(MethodConfig):
     """Options of `prune_movement`."""
@@ -43,6 +50,9 @@ class PruneMovementConfig(MethodConfig):
     sparsity: float = 0.6  # share of each linear's weights that becomes zero; hard only
     threshold: float = 0.1  # of sigmoid(score), below which a weight is zero in the end; soft only
     regularization: float = 20.0  # lambda: weight of the mean of sigmoid(score); soft only
+    start: ScoreStart = (
+        ScoreStart.magnitude
+    )  # scores before training: zero (the paper), magnitude (in standard deviations)
     score_learning_rate: float = 1e-2  # of the scores; the weights have train.learning_rate
     warm_up: float = 0.1  # share of the steps before the first zero, while scores gather
     cool_down: float = 0.4  # share of the steps after the last change of sparsity or threshold
@@ -78,6 +88,10 @@ class PruneMovement(CompressionMethod[PruneMovementConfig]):
     sigmoid(S); the threshold on the sigmoid, the mean and lambda rising with tau follow the authors' code, whose values do not
     depend on the model's size. As there, AdamW moves the scores, where the formula above is plain gradient descent.
 
+    The authors start from a pretrained model, whose weights have far to go. Here the source usually is the teacher itself,
+    where the gradient of an imitation loss is zero, and noise would make the first choices. So scores start from |W| over
+    its standard deviation, which is magnitude pruning until movement says otherwise; `start=zero` is the paper's.
+
     The result has plain dense linears: any quantizer may follow, zeros alone save neither bytes nor time, and a method that
     trains afterwards fills them again.
     """
@@ -95,7 +109,7 @@ class PruneMovement(CompressionMethod[PruneMovementConfig]):
         train = replace(ctx.plan.train, keep_best=False)
         model = ctx.build_student(source)
         linears = encoder_linears(model)
-        masked = {name: add_scores(linear) for name, linear in linears.items()}
+        masked = {name: add_scores(linear, self.config.start) for name, linear in linears.items()}
         masks = Masks(masked, self.config)
         pairs = {}
         if (
@@ -185,11 +199,14 @@ class Masks:
             one.mask.copy_(one.scores.detach() > limit)
 
 
-def add_scores(linear: nn.Linear) -> Any:
+def add_scores(linear: nn.Linear, start: ScoreStart = ScoreStart.zero) -> Any:
     """Let a linear compute with W * M and return the module that holds `scores` [O, I] and `mask` [O, I]."""
     from torch.nn.utils import parametrize
 
-    masked = _masked_weight()(linear.weight)
+    masked: Any = _masked_weight()(linear.weight)
+    if start is ScoreStart.magnitude:
+        size = linear.weight.detach().abs()
+        masked.scores.data.copy_(size / linear.weight.detach().std().clamp_min(1e-12))
     parametrize.register_parametrization(linear, "weight", masked)
     return masked
 

@@ -22,10 +22,10 @@ from compressor_plugins.distill import Distill, DistillConfig
 from compressor_plugins.prune_block_movement import Gates, PruneBlockMovement, PruneBlockMovementConfig, encoder_weights
 
 # Three steps must be enough to move scores from 0 to both sides of the threshold.
-QUICK = PruneBlockMovementConfig(threshold=0.5, score_learning_rate=1.0, warm_up=0.0, cool_down=0.0)
+QUICK = PruneBlockMovementConfig(keep=None, threshold=0.5, score_learning_rate=1.0, warm_up=0.0, cool_down=0.0)
 
 
-@parametrize_with_checks([PruneBlockMovement(QUICK)])
+@parametrize_with_checks([PruneBlockMovement(PruneBlockMovementConfig())])
 def test_promises(method, check, tmp_path) -> None:
     check(method, tmp_path)
 
@@ -43,7 +43,7 @@ def scattered(model, config: PruneBlockMovementConfig) -> Gates:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_cut_model_computes_what_the_masked_one_did(family) -> None:
     model = tiny_encoder(family)
-    config = PruneBlockMovementConfig(threshold=0.4, heads=family != "mpnet")
+    config = PruneBlockMovementConfig(keep=None, threshold=0.4, heads=family != "mpnet")
     with torch.inference_mode():
         whole = model(**tiny_inputs()).logits
     gates, before = scattered(model, config), encoder_weights(model)
@@ -74,7 +74,7 @@ def test_every_family_is_trained_cut_and_read_back(tmp_path, family) -> None:
 def test_a_structure_gets_the_sum_of_its_blocks_movements() -> None:
     """dL/dS = sum over the block of dL/dW' * W: a head's columns of the output linear, a neuron's of the second one."""
     model = tiny_bert(layers=2, dropout=0.0)
-    gates = scattered(model, PruneBlockMovementConfig(threshold=0.4))
+    gates = scattered(model, PruneBlockMovementConfig(keep=None, threshold=0.4))
     gates.finish()
     parts = [layer_parts(model, layer) for layer in encoder_layers(model)]
     with gates.closing():
@@ -102,7 +102,7 @@ def test_a_structure_gets_the_sum_of_its_blocks_movements() -> None:
 
 def test_regularisation_is_lambda_times_the_expected_share_that_stays() -> None:
     model = tiny_bert(layers=2)
-    options = PruneBlockMovementConfig(regularization=7.0, warm_up=0.1, cool_down=0.3, threshold=0.2)
+    options = PruneBlockMovementConfig(keep=None, regularization=7.0, warm_up=0.1, cool_down=0.3, threshold=0.2)
     gates = scattered(model, options)
     parts = [layer_parts(model, layer) for layer in encoder_layers(model)]
     heads = np.concatenate([p.attention_output.scores.detach().numpy() for p in parts])
@@ -116,9 +116,25 @@ def test_regularisation_is_lambda_times_the_expected_share_that_stays() -> None:
         np.testing.assert_array_equal(masks, sigmoid[1] > 0.2 * share)
 
 
+def test_a_given_share_is_kept_by_score_over_all_layers() -> None:
+    model = tiny_bert(layers=2)
+    gates = scattered(model, PruneBlockMovementConfig(keep=0.25, warm_up=0.1, cool_down=0.3, regularization=7.0))
+    for kind in (gates._heads, gates._neurons):
+        scores = np.concatenate([gate.scores.detach().numpy() for gate in kind.values()])
+        for step, share in ((0, 0.0), (40, 1 - (1 - 30 / 59) ** 3), (99, 1.0)):
+            gates.before_forward(step, 100)
+            kept = np.ones(scores.size)
+            kept[np.argsort(scores)[: round(0.75 * share * scores.size)]] = 0
+            width = scores.size // 2
+            for layer in range(2):
+                kept[layer * width + scores[layer * width : (layer + 1) * width].argmax()] = 1
+            np.testing.assert_array_equal(np.concatenate([gate.mask.numpy() for gate in kind.values()]), kept)
+            assert gates._lambda == 7.0
+
+
 def test_every_layer_keeps_its_best_head_and_neuron() -> None:
     model = tiny_bert(layers=2)
-    gates = Gates(model, PruneBlockMovementConfig())
+    gates = Gates(model, PruneBlockMovementConfig(keep=None))
     with torch.no_grad():
         for gate in gates._all():
             gate.scores.copy_(-20 - torch.arange(len(gate.scores)).flip(0))
@@ -171,6 +187,7 @@ def test_mpnet_keeps_its_heads_and_may_lose_neurons(tmp_path) -> None:
     ("options", "told"),
     [
         ({"heads": False, "neurons": False}, "heads=False"),
+        ({"keep": 0.0}, "keep=0.0"),
         ({"threshold": 0.0}, "threshold=0.0"),
         ({"regularization": -1.0}, "regularization=-1.0"),
         ({"score_learning_rate": 0.0}, "score_learning_rate=0.0"),

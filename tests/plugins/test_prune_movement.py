@@ -18,6 +18,7 @@ from compressor_plugins.prune_movement import (
     Movement,
     PruneMovement,
     PruneMovementConfig,
+    ScoreStart,
     add_scores,
     parameter_groups,
 )
@@ -104,7 +105,13 @@ def test_soft_thresholds_the_sigmoid_and_lambda_rises_with_the_threshold() -> No
 def test_the_result_is_a_plain_dense_checkpoint_with_zeros(tmp_path, variant) -> None:
     house = TinyHouse(tmp_path)
     options = PruneMovementConfig(
-        variant=variant, sparsity=0.75, threshold=0.5, score_learning_rate=1.0, warm_up=0.0, cool_down=0.0
+        variant=variant,
+        start=ScoreStart.zero,
+        sparsity=0.75,
+        threshold=0.5,
+        score_learning_rate=1.0,
+        warm_up=0.0,
+        cool_down=0.0,
     )
     result = house.compress([PruneMovement(options)])
     linears = encoder_linears(result.model)
@@ -118,6 +125,16 @@ def test_the_result_is_a_plain_dense_checkpoint_with_zeros(tmp_path, variant) ->
     notes = result.lineage[0].notes
     assert notes["zeros"] == sum(int((linear.weight == 0).sum()) for linear in linears.values())
     assert notes["linears"] == 4 * 6
+
+
+def test_scores_start_from_the_weights_sizes_in_standard_deviations() -> None:
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(30, 40)
+    weight = linear.weight.detach().double().numpy()
+    masked = add_scores(linear, ScoreStart.magnitude)
+    np.testing.assert_allclose(masked.scores.detach().numpy(), np.abs(weight) / weight.std(ddof=1), rtol=1e-5)
+    Masks({"one": masked}, PruneMovementConfig(sparsity=0.3)).finish()
+    assert set(np.flatnonzero(masked.mask.numpy() == 0)) == set(np.argsort(np.abs(weight).ravel())[:360])
 
 
 def test_optimizer_groups_hold_every_parameter_once() -> None:
