@@ -21,18 +21,38 @@ _TORCHAO = "tensor_names"  # torchao's header entry: the names of all its tensor
 
 def save_weights(model: nn.Module, folder: Path) -> None:
     """Write the state dict; a tensor that is shared is stored once, and the header says which names share it."""
-    from safetensors.torch import save_file, save_model
+    from safetensors.torch import save_file
     from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
     state = model.state_dict()
     if not any(is_traceable_wrapper_subclass(tensor) for tensor in state.values()):
-        save_model(model, str(folder / FILE_NAME), metadata={"format": "pt"})
+        kept, shared = _stored_once(model, state)
+        save_file(kept, str(folder / FILE_NAME), metadata={"format": "pt", **shared})
         return
     from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 
     parts, header = flatten_tensor_state_dict(state)
     separate = {name: part.contiguous().clone() for name, part in parts.items()}
     save_file(separate, str(folder / FILE_NAME), metadata={"format": "pt", **_with_short_names(model, header)})
+
+
+def _stored_once(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors to store, and other name -> stored name of those that are shared.
+
+    A table that the encoder shares with its head is stored as the encoder's: whoever gives the encoder another head looks for
+    it there.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, tensor in state.items():
+        same = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype) if tensor.numel() else (name,)
+        groups.setdefault(same, []).append(name)
+    kept, shared = dict[str, "Tensor"](), dict[str, str]()
+    for names in groups.values():
+        first = min(names, key=lambda name: (not name.startswith(prefix), name))
+        kept[first] = state[first].contiguous()
+        shared |= {name: first for name in names if name != first}
+    return kept, shared
 
 
 def _with_short_names(model: nn.Module, header: dict[str, str]) -> dict[str, str]:

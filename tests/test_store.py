@@ -108,3 +108,31 @@ def test_an_ordinary_checkpoint_is_saved_again_without_its_plugin(saved, tmp_pat
     _, folder = saved
     store.save(store.load(folder), tmp_path / "again")
     assert store.load(tmp_path / "again").lineage[0].method == "shorten"
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_a_table_shared_with_the_head_is_stored_as_the_encoders(tmp_path, family) -> None:
+    import transformers
+
+    from compressor.weights import load_weights, save_weights
+
+    shape = {
+        "vocab_size": 40,
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    config = transformers.AutoConfig.for_model(family, **shape)
+    model = transformers.AutoModelForMaskedLM.from_config(config)
+    save_weights(model, tmp_path)
+    config.save_pretrained(tmp_path)
+    again = transformers.AutoModelForMaskedLM.from_config(config)
+    load_weights(again, tmp_path)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value)
+    plain, found = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not [name for name in found["missing_keys"] if "embeddings" in name]
+    assert torch.equal(plain.get_input_embeddings().weight, model.get_input_embeddings().weight)
