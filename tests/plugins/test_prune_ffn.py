@@ -187,6 +187,19 @@ def test_it_stands_in_chains(tmp_path) -> None:
     assert np.isfinite(house.logits(result)).all()
 
 
+@pytest.mark.slow
+def test_a_pruned_and_taught_model_is_quantised_with_calibration(tmp_path) -> None:
+    pytest.importorskip("nncf")
+    from compressor_plugins.int8_static import Int8Static, Int8StaticConfig
+
+    house = TinyHouse(tmp_path, layers=2)
+    chain = [PruneFfn(PruneFfnConfig()), Distill(DistillConfig()), Int8Static(Int8StaticConfig(examples=16))]
+    result = house.compress(chain)
+    counts = result.lineage[-1].notes
+    assert counts["linears_quantised"] == counts["linears_eligible"] == 2 * 6 + 2
+    assert np.isfinite(house.logits(result)).all()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

@@ -156,6 +156,21 @@ def test_it_stands_in_chains(tmp_path) -> None:
     assert sum(head_count(result.model, layer) for layer in encoder_layers(result.model)) == 4
 
 
+@pytest.mark.slow
+def test_uneven_heads_of_a_taught_student_are_quantised_with_calibration(tmp_path) -> None:
+    pytest.importorskip("nncf")
+    from compressor_plugins.int8_static import Int8Static, Int8StaticConfig
+
+    house = TinyHouse(tmp_path)
+    heads = PruneHeads(PruneHeadsConfig(scope=GLOBAL, keep=0.4))
+    chain = [DropLayers(MethodConfig()), Distill(DistillConfig()), heads, Int8Static(Int8StaticConfig(examples=16))]
+    result = house.compress(chain, StudentConfig(layers=2))
+    counts = result.lineage[-1].notes
+    assert counts["linears_quantised"] == counts["linears_eligible"] == 2 * 6 + 2
+    assert sorted(map(len, result.lineage[2].notes["heads_kept"])) == [1, 2]
+    assert np.isfinite(house.logits(result)).all()
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
