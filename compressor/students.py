@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 DEFAULT_INIT = "every_other"
+_AS_WIDE = ("embedding_size", "pooler_hidden_size")  # of ELECTRA and DeBERTa: where equal to the width, they follow it
 
 
 def student_config(source: PretrainedConfig, student: StudentConfig) -> PretrainedConfig:
@@ -43,6 +44,9 @@ def student_config(source: PretrainedConfig, student: StudentConfig) -> Pretrain
                 allowed=f"1 to {getattr(source, attribute)}",
             )
         setattr(config, attribute, value)
+    for follower in _AS_WIDE:
+        if getattr(source, follower, None) == source.hidden_size:
+            setattr(config, follower, config.hidden_size)
     if config.hidden_size % config.num_attention_heads:
         fits = [h for h in range(1, config.hidden_size + 1) if config.hidden_size % h == 0 and h <= 64]
         raise Incompatible(

@@ -164,7 +164,7 @@ class Workbench(Context):
             hooks=hooks,
             checkpoints=assets.cache_root()
             / "stages"
-            / self._stage_key(stage, settings, model, [split, validation], unlabelled, extra, teacher),
+            / self._stage_key(stage, settings, model, [split, validation], unlabelled, teacher, extra),
             progress=self._progress,
             label=self.link.name if stage == "train" else f"{self.link.name} {stage}",
             logger=self.logger,
@@ -214,8 +214,8 @@ class Workbench(Context):
         model: nn.Module,
         splits: Sequence[EncodedSplit],
         unlabelled: bool,
-        extra: Sequence[Example],
         teacher: TeacherOutputs | None,
+        extra: Sequence[Example] = (),
     ) -> str:
         """Hash everything that decides the trained weights: code, plugins' code and libraries included."""
         rows = {"train": self._data.train, "validation": self._data.validation}

@@ -256,3 +256,44 @@ def test_a_random_table_is_not_frozen(house, tmp_path, caplog, student, before, 
     assert torch.equal(model.get_input_embeddings().weight, table) is not moves
     told = [m for m in caplog.messages if "freeze_embeddings" in m]
     assert len(told) == moves and all("\n" not in m for m in told)
+
+
+# A method's own texts -------------------------------------------------------------------------
+
+
+def test_extra_texts_are_unlabelled_examples_of_a_stage_of_their_own(house, tmp_path) -> None:
+    seen, folders = [], []
+
+    def counting(inputs):
+        seen.append(inputs.batch.labels)
+        return {"soft": inputs.task.soft_loss(inputs.logits, inputs.teacher_logits, inputs.batch)}
+
+    for number, texts in enumerate(((), ("the film is good", "a bad plot"), ("the film is good", "a sad plot"))):
+        torch.manual_seed(0)
+        context = bench(house, tmp_path / f"work-{number}")
+        seen.clear()
+        with cache_at(tmp_path / "cache"):
+            before = set((tmp_path / "cache" / "stages").glob("[!.]*"))
+            context.fit(
+                context.build_student(house.teacher), counting, signals=TeacherSignals(logits=True), extra_texts=texts
+            )
+            folders.append(set((tmp_path / "cache" / "stages").glob("[!.]*")) - before)
+        labels = torch.cat(seen)
+        assert len(labels) == 48 + len(texts)
+        assert int((labels < 0).sum()) == len(texts)
+    assert all(len(made) == 1 for made in folders)
+
+
+def test_extra_texts_are_refused_where_examples_are_no_single_texts(house, tmp_path) -> None:
+    context = bench(house, tmp_path / "work")
+    context.plan = replace(
+        context.plan, task=build_task(replace(house.task.config, text_pair="hypothesis"), ("negative", "positive"))
+    )
+    with pytest.raises(PluginError, match="not single texts"):
+        context.fit(context.build_student(house.teacher), label_loss, extra_texts=("more",))
+
+
+def test_a_method_may_give_the_students_shape_and_read_the_training_texts(house, tmp_path) -> None:
+    context = bench(house, tmp_path / "work")
+    assert context.build_student(house.teacher, StudentConfig(layers=3)).config.num_hidden_layers == 3
+    assert list(context.training_texts()) == [example.text for example in house.data.train]
