@@ -56,15 +56,16 @@ def test_nothing_imports_plugins_as_a_package(path) -> None:
 
 
 def test_the_core_names_no_method() -> None:
-    from compressor import registry
+    from compressor import families, registry
 
+    names = set(registry.load().methods) - set(families._LAYOUT)  # some methods are called after the family that they make
     for path in (ROOT / "compressor").rglob("*.py"):
         if path.name in ("help.py",):  # shows commands
             continue
         tree = ast.parse(path.read_text(encoding="utf-8"))
         docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
         texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in docs}
-        assert not texts & set(registry.load().methods), f"{path} knows a method by name"
+        assert not texts & names, f"{path} knows {texts & names} by name"
 
 
 def test_hydra_and_wandb_stay_where_they_belong() -> None:
