@@ -172,8 +172,9 @@ def _roots(moment: Tensor) -> tuple[Tensor, Tensor]:
 
     values, vectors = torch.linalg.eigh(moment.double())
     values = values.clamp(min=float(values.max()) * 1e-6)
-    one = torch.ones(1, 1, dtype=values.dtype)
-    roots = [torch.block_diag((vectors * v) @ vectors.T, one).float() for v in (values.sqrt(), values.rsqrt())]
+    roots = torch.eye(len(values) + 1).repeat(2, 1, 1)
+    for root, scale in zip(roots, (values.sqrt(), values.rsqrt()), strict=True):
+        root[:-1, :-1] = (vectors * scale) @ vectors.T
     return roots[0], roots[1]
 
 
@@ -213,7 +214,7 @@ def _axes(student: nn.Module, wide: nn.Module, basis: Tensor) -> list[str]:
     for name, target in student.named_parameters():
         if id(target) in inside or (id(target) in norms and target.shape != known[name].shape):
             continue  # set elsewhere
-        value = known[name]
+        value: Tensor = known[name]
         for axis in range(value.ndim):
             if value.shape[axis] == target.shape[axis]:
                 continue
