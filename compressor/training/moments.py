@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from compressor.families import forward_inputs
 
@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compressor.tasks.base import Batch
+
+_ROWS: Final = (
+    2048  # tokens that wait for one product: adding to a large matrix for each text costs more than the products
+)
 
 
 def input_moments(model: nn.Module, linears: Mapping[str, nn.Linear], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -34,15 +38,22 @@ def input_moments(model: nn.Module, linears: Mapping[str, nn.Linear], batches: I
         name: torch.zeros(m.in_features, m.in_features, dtype=torch.float64, device=device)
         for name, m in linears.items()
     }
+    waiting: dict[str, list[Tensor]] = {name: [] for name in linears}
     mask = torch.zeros(0, dtype=torch.bool)
 
     def listen(name: str) -> Any:
         def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0]
-            rows_NI = (x[mask] if x.shape[:-1] == mask.shape else x.flatten(0, -2)).double()
-            sums[name] += rows_NI.T @ rows_NI
+            waiting[name].append(x[mask] if x.shape[:-1] == mask.shape else x.flatten(0, -2))
+            if sum(map(len, waiting[name])) >= _ROWS:
+                add(name)
 
         return keep
+
+    def add(name: str) -> None:
+        rows_NI = torch.cat(waiting[name]).double()
+        sums[name].addmm_(rows_NI.T, rows_NI)
+        waiting[name].clear()
 
     handles = [module.register_forward_pre_hook(listen(name)) for name, module in linears.items()]
     try:
@@ -53,4 +64,7 @@ def input_moments(model: nn.Module, linears: Mapping[str, nn.Linear], batches: I
     finally:
         for handle in handles:
             handle.remove()
+    for name, rows in waiting.items():
+        if rows:
+            add(name)
     return sums

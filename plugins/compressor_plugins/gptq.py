@@ -258,32 +258,39 @@ def _damped(hessian_II: Tensor, percdamp: float) -> Tensor:
 
 
 def pack(codes_OI: Tensor, bits: int) -> Tensor:
-    """Return rows of bytes: 8, 4 or 2 bits fill a byte each; eight 3-bit codes fill three bytes. First code lowest."""
+    """Return rows of bytes: 8, 4 or 2 bits fill a byte each; eight 3-bit codes fill three bytes.
+
+    Code i goes into word i % W of its row's W words, so that unpacking copies whole stretches; the bytes of longer words lie
+    in stretches of W too.
+    """
     import torch
 
     size, count = _WORD[bits]
     missing = -codes_OI.shape[1] % count
-    words = torch.nn.functional.pad(codes_OI.to(torch.int32), (0, missing)).view(len(codes_OI), -1, count)
-    shifts = torch.arange(count, device=codes_OI.device, dtype=torch.int32) * bits
-    whole = (words << shifts).sum(dim=-1, dtype=torch.int32)
-    places = torch.arange(size, device=codes_OI.device, dtype=torch.int32) * 8
-    parts: Tensor = (whole[..., None] >> places) & 255
-    return parts.to(torch.uint8).flatten(1)
+    stretches = torch.nn.functional.pad(codes_OI.int(), (0, missing)).chunk(count, dim=1)
+    words = torch.zeros_like(stretches[0])
+    for i, stretch in enumerate(stretches):
+        words |= stretch << (bits * i)
+    return torch.cat([(words >> (8 * i)) & 255 for i in range(size)], dim=1).byte()
 
 
 def unpack(bytes_OP: Tensor, bits: int, inputs: int) -> Tensor:
-    """Return what `pack` was given; integer arithmetic that an ONNX export can hold."""
+    """Return what `pack` was given, as floats.
+
+    The digits of a word are taken apart in float32, exact up to 24 bits: quicker than shifts, and ONNX exports hold it.
+    """
     import torch
 
     size, count = _WORD[bits]
-    if bits == 8:
-        return bytes_OP
-    parts = bytes_OP.to(torch.int32).view(len(bytes_OP), -1, size)
-    places = torch.tensor([256**i for i in range(size)], device=bytes_OP.device, dtype=torch.int32)
-    words = (parts * places).sum(dim=-1, dtype=torch.int32)
-    steps = torch.tensor([2 ** (bits * i) for i in range(count)], device=bytes_OP.device, dtype=torch.int32)
-    codes: Tensor = torch.div(words[..., None], steps, rounding_mode="floor") % 2**bits
-    return codes.flatten(1)[:, :inputs]
+    width = bytes_OP.shape[1] // size
+    parts = [bytes_OP[:, i * width : (i + 1) * width].float() for i in range(size)]
+    words = parts[0] if size == 1 else parts[0] + 256 * parts[1] + 65536 * parts[2]
+    codes = []
+    for _ in range(count - 1):
+        rest = torch.floor(words / 2**bits)
+        codes.append(words - 2**bits * rest)
+        words = rest
+    return torch.cat([*codes, words], dim=1)[:, :inputs]
 
 
 @functools.cache
@@ -329,7 +336,7 @@ def _packed_class() -> Any:
         @property
         def weight(self) -> Tensor:
             """The weights as floats, [out, in]."""
-            codes = unpack(self.codes, self.bits, self.in_features).to(self.scales.dtype)
+            codes = unpack(self.codes, self.bits, self.in_features)
             if self.groups is not None:
                 groups = self.groups.long()
                 return (codes - self.zeros.to(codes.dtype)[:, groups]) * self.scales[:, groups]
