@@ -91,7 +91,7 @@ class BnbInt8(CompressionMethod[BnbInt8Config]):
         )
         return source.evolve(model=model, notes=notes)
 
-    def _module(self, name: str, linear: nn.Linear) -> nn.Module:
+    def _module(self, name: str, linear: nn.Linear) -> Any:
         """Build the quantised module of a float linear."""
         import bitsandbytes as bnb
 
@@ -110,7 +110,7 @@ class BnbInt8(CompressionMethod[BnbInt8Config]):
         _require_bitsandbytes()
         parts = read(folder)
 
-        def stored(name: str, linear: nn.Linear) -> nn.Module:
+        def stored(name: str, linear: nn.Linear) -> Any:
             new = _like(bnb.nn.Linear8bitLt, linear, has_fp16_weights=False, threshold=self.config.threshold)
             weight, scales = parts.pop(f"{name}.weight"), parts.pop(f"{name}.SCB")
             parts.pop(f"{name}.weight_format")
@@ -165,7 +165,7 @@ class BnbNf4(CompressionMethod[BnbNf4Config]):
             )
         return source.evolve(model=model, notes=notes)
 
-    def _module(self, name: str, linear: nn.Linear) -> nn.Module:
+    def _module(self, name: str, linear: nn.Linear) -> Any:
         """Build the quantised module of a float linear."""
         import bitsandbytes as bnb
 
@@ -190,7 +190,7 @@ class BnbNf4(CompressionMethod[BnbNf4Config]):
         _require_bitsandbytes()
         parts = read(folder)
 
-        def stored(name: str, linear: nn.Linear) -> nn.Module:
+        def stored(name: str, linear: nn.Linear) -> Any:
             new = _like(_nf4_linear(), linear, quant_type="nf4")
             start = f"{name}.weight"
             state = {
@@ -224,7 +224,7 @@ def _nf4_linear() -> Any:
             packed = torch.nn.functional.pad(packed, (0, blocks * _BLOCK // 2 - packed.numel()))
             by_block = copy.copy(state)
             by_block.shape = torch.Size((blocks, _BLOCK))
-            flat = bnb.functional.dequantize_4bit(packed, by_block).reshape(-1)
+            flat: Tensor = bnb.functional.dequantize_4bit(packed, by_block).reshape(-1)
             return flat[: state.shape.numel()].view(state.shape)
 
     return Nf4Linear
@@ -237,7 +237,7 @@ def _like(kind: Any, linear: nn.Linear, **settings: Any) -> Any:
     return new.requires_grad_(False)
 
 
-def replace(model: nn.Module, names: Iterable[str], build: Callable[[str, nn.Linear], nn.Module]) -> None:
+def replace(model: nn.Module, names: Iterable[str], build: Callable[[str, nn.Linear], Any]) -> None:
     """Put what `build` makes of each named linear into its place."""
     for name in names:
         linear: Any = model.get_submodule(name)

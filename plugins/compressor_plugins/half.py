@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from compressor.api import Capabilities, CompressedModel, CompressionMethod, Context, Incompatible, MethodConfig
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -70,7 +71,7 @@ class Half(CompressionMethod[HalfConfig]):
         super().save_weights(copy.deepcopy(model).to(_torch_type(self.config.dtype)), folder)
 
 
-def _torch_type(kind: HalfType) -> object:
+def _torch_type(kind: HalfType) -> torch.dtype:
     import torch
 
     return torch.bfloat16 if kind is HalfType.bf16 else torch.float16

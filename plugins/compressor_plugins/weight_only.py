@@ -123,7 +123,9 @@ class Int4WeightOnly(CompressionMethod[Int4WeightOnlyConfig]):
         size = self.config.group_size
         fitting = {name: linear for name, linear in linears.items() if linear.in_features % size == 0}
         settings = IntxWeightOnlyConfig(
-            weight_dtype=torch.int4, granularity=PerGroup(size), mapping_type=MappingType.ASYMMETRIC
+            weight_dtype=torch.int4,  # type: ignore[attr-defined]
+            granularity=PerGroup(size),
+            mapping_type=MappingType.ASYMMETRIC,
         )
         done = _quantise(model, fitting, settings, "IntxUnpackedToInt8Tensor")
         notes = quantised_share("int4_weight_only", done, linears, self.config.minimum_share)
@@ -160,7 +162,7 @@ class Int4WeightOnly(CompressionMethod[Int4WeightOnlyConfig]):
                 qdata=qdata,
                 scale=scale,
                 zero_point=zero_point,
-                target_dtype=torch.int4,
+                target_dtype=torch.int4,  # type: ignore[attr-defined]
                 block_size=(1, qdata.shape[1] // scale.shape[1]),
                 dtype=scale.dtype,
                 activation_quantization=None,

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from compressor import store
 from compressor.config import StudentConfig
-from compressor.errors import ConfigError, Incompatible, MissingExtra
+from compressor.errors import ConfigError, Incompatible, MeasureError, MissingExtra
 from compressor.measure.size import count_parameters
+from compressor.runtimes.export import export_onnx
 from compressor.surgery import encoder_linears
 from compressor.testing import parametrize_with_checks
 from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder, tiny_inputs
@@ -214,6 +215,13 @@ def test_it_ends_a_chain_and_nothing_follows(house, tmp_path, method) -> None:
     for after in (DropLayers(MethodConfig()), Int8Dynamic(Int8DynamicConfig()), method):
         with pytest.raises(Incompatible, match="quantised, which is final"):
             house.check([method, after], StudentConfig(layers=2))
+
+
+@by_class
+def test_an_export_is_refused_in_the_exporters_words(house, tmp_path, method) -> None:
+    result = wide(house, layers=1).compress([method])
+    with pytest.raises(MeasureError, match=r"No ONNX function found for <OpOverload\(op='bitsandbytes\."):
+        export_onnx(result.model, result.tokenizer, tmp_path / "onnx")
 
 
 @by_class

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from compressor import store
 from compressor.config import StudentConfig
-from compressor.errors import ConfigError, Incompatible, MissingExtra
+from compressor.errors import ConfigError, Incompatible, MeasureError, MissingExtra
+from compressor.runtimes.export import export_onnx
 from compressor.surgery import encoder_linears
 from compressor.testing import parametrize_with_checks
 from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder, tiny_inputs
@@ -157,6 +158,12 @@ def test_too_few_quantised_linears_are_an_error_that_names_the_rest(house, monke
     assert (
         house.compress([Int8Torchao(Int8TorchaoConfig(minimum_share=0.5))]).lineage[0].notes["linears_quantised"] == 18
     )
+
+
+def test_an_export_is_refused_in_the_exporters_words(tmp_path) -> None:
+    result = TinyHouse(tmp_path, layers=1).compress([Int8Torchao(Int8TorchaoConfig())])
+    with pytest.raises(MeasureError, match=r"No ONNX function found for <OpOverload\(op='aten\._int_mm'"):
+        export_onnx(result.model, result.tokenizer, tmp_path / "onnx")
 
 
 def test_a_missing_library_is_named_with_its_extra_before_work(house, monkeypatch) -> None:

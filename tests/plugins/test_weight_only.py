@@ -14,6 +14,7 @@ from compressor import store
 from compressor.config import StudentConfig
 from compressor.errors import ConfigError, Incompatible, MissingExtra
 from compressor.measure.size import count_parameters
+from compressor.runtimes.export import export_onnx
 from compressor.surgery import encoder_linears
 from compressor.testing import parametrize_with_checks
 from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder, tiny_inputs
@@ -135,6 +136,13 @@ def test_transformers_reads_int8_and_is_kept_from_misreading_int4(house, tmp_pat
     model = AutoModelForSequenceClassification.from_pretrained(folders[0]).eval()
     assert np.array_equal(house.logits(dataclasses.replace(results[0], module=model)), house.logits(results[0]))
     assert json.loads((folders[1] / "config.json").read_text())["model_type"] == store.MODEL_TYPE
+
+
+@by_class
+def test_an_export_computes_the_same(house, tmp_path, method) -> None:
+    house = TinyHouse(tmp_path / "shallow", layers=1)
+    result = house.compress([method])
+    export_onnx(result.model, result.tokenizer, tmp_path / "onnx")  # raises where logits differ by more than 1e-4
 
 
 def test_a_group_that_does_not_divide_the_width_is_an_error_that_names_the_linears(house) -> None:
