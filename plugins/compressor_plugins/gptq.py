@@ -115,7 +115,7 @@ class Gptq(CompressionMethod[GptqConfig]):
             raise Incompatible(
                 f"gptq: the inputs of {name} span too few directions: {error}", hint="method.gptq.percdamp=0.01"
             ) from error
-        packed = _packed_class()(linear, grid, order).to(linear.weight.device)
+        packed = _packed_class()(linear, grid, order).to(weight.device)
         packed.fill(found, linear.bias)
         model.set_submodule(name, packed)
         whole = _squared(weight, moments_II)
@@ -258,10 +258,9 @@ def _damped(hessian_II: Tensor, percdamp: float) -> Tensor:
 
 
 def pack(codes_OI: Tensor, bits: int) -> Tensor:
-    """Return rows of bytes: 8, 4 or 2 bits fill a byte each; eight 3-bit codes fill three bytes.
+    """Return rows of bytes: 8, 4 or 2 bits fill a byte each; eight 3-bit codes fill three bytes, a word.
 
-    Code i goes into word i % W of its row's W words, so that unpacking copies whole stretches; the bytes of longer words lie
-    in stretches of W too.
+    Code i goes into word i % W of a row's W words, and the bytes of words lie in stretches of W: unpacking copies stretches.
     """
     import torch
 
@@ -275,10 +274,7 @@ def pack(codes_OI: Tensor, bits: int) -> Tensor:
 
 
 def unpack(bytes_OP: Tensor, bits: int, inputs: int) -> Tensor:
-    """Return what `pack` was given, as floats.
-
-    The digits of a word are taken apart in float32, exact up to 24 bits: quicker than shifts, and ONNX exports hold it.
-    """
+    """Undo `pack`, as floats: float32 is exact up to 24 bits, quicker here than shifts, and ONNX exports hold it."""
     import torch
 
     size, count = _WORD[bits]
