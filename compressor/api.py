@@ -41,6 +41,8 @@ from compressor.surgery import (
 )
 from compressor.tasks.base import Batch, Task
 from compressor.tasks.losses import kl_to_teacher
+from compressor.training.augment import replace_words
+from compressor.training.factors import start_embeddings
 from compressor.training.gates import draw_batches, gate_gradients
 from compressor.training.imitation import Imitation, relative_error
 from compressor.training.moments import input_moments
@@ -48,6 +50,8 @@ from compressor.training.narrowing import Narrowed, narrow_weights
 from compressor.training.refit import Block, refit_outputs
 from compressor.training.signals import FitHook, Loss, LossInputs, Outputs, TeacherSignals
 from compressor.training.sparsity import cubic, smallest
+from compressor.training.starts import copy_head, dropout_of, embedding_tables, fold_embeddings
+from compressor.training.turns import LayerTurns, grad_flags_kept
 
 __all__ = [
     "Batch",
@@ -66,6 +70,7 @@ __all__ = [
     "Imitation",
     "Incompatible",
     "LayerParts",
+    "LayerTurns",
     "Loss",
     "LossInputs",
     "MethodConfig",
@@ -80,15 +85,20 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "attention_projections",
+    "copy_head",
     "cubic",
     "draw_batches",
+    "dropout_of",
+    "embedding_tables",
     "embeddings",
     "encoder_layers",
     "encoder_linears",
     "family",
     "ffn_size_name",
+    "fold_embeddings",
     "forward_inputs",
     "gate_gradients",
+    "grad_flags_kept",
     "head_count",
     "head_size",
     "heads_can_go",
@@ -109,8 +119,10 @@ __all__ = [
     "quantised_share",
     "refit_outputs",
     "relative_error",
+    "replace_words",
     "reserved_positions",
     "settle_width",
     "smallest",
     "spread",
+    "start_embeddings",
 ]
