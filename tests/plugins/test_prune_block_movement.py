@@ -10,14 +10,16 @@ import torch
 
 from compressor import store
 from compressor.artifact import parameter_count
-from compressor.config import StudentConfig
+from compressor.config import StudentConfig, TaskConfig
 from compressor.errors import ConfigError, Incompatible
 from compressor.families import encoder_layers
 from compressor.surgery import head_count, layer_parts, neuron_count
+from compressor.tasks import build_task
+from compressor.tasks.data import TaskData
 from compressor.testing import parametrize_with_checks
 from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder, tiny_inputs
 from compressor.testing.house import TinyHouse
-from compressor.testing.tiny import tiny_bert
+from compressor.testing.tiny import tiny_bert, tiny_examples
 from compressor_plugins.distill import Distill, DistillConfig
 from compressor_plugins.prune_block_movement import Gates, PruneBlockMovement, PruneBlockMovementConfig, encoder_weights
 
@@ -171,6 +173,24 @@ def test_a_distilled_student_is_pruned_and_trained_again(tmp_path) -> None:
     assert len(result.lineage[1].notes["neurons"]) == 2
     pruned = sum(result.lineage[1].notes["neurons"])
     assert pruned == sum(neuron_count(result.model, layer) for layer in encoder_layers(result.model)) < 128
+
+
+@pytest.mark.parametrize("kind", ["regression", "token_classification"])
+def test_other_task_types_are_pruned_too(tmp_path, kind) -> None:
+    house = TinyHouse(tmp_path)
+    tokens = kind == "token_classification"
+    house.task = build_task(TaskConfig(name=kind, type=kind, max_length=32), ("O", "B-X") if tokens else ())
+    house.data = TaskData(
+        train=tuple(tiny_examples(32, kind=kind)),
+        validation=tuple(tiny_examples(12, seed=1, kind=kind)),
+        test=tuple(tiny_examples(12, seed=2, kind=kind)),
+        fingerprint=kind,
+    )
+    module = tiny_bert(layers=4, tokens=tokens, **house.task.config_overrides()).eval()
+    house.teacher = replace(house.teacher, module=module, config=module.config, head=house.task.head)
+    result = house.compress([PruneBlockMovement(PruneBlockMovementConfig(alpha=0.5))])
+    assert result.lineage[0].notes["encoder_weights_kept"] < 0.8
+    assert np.isfinite(house.logits(result)).all()
 
 
 def test_mpnet_keeps_its_heads_and_may_lose_neurons(tmp_path) -> None:
