@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+    from onnxruntime import InferenceSession
 
 _FOLDED = ("Transpose", "Identity")
 _INTEGER = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
@@ -84,6 +85,18 @@ def read_graph(path: Path) -> ModelProto:
     _store_once(model.graph)
     _drop_unused(model.graph)
     return model
+
+
+def session_of(model: ModelProto) -> InferenceSession:
+    """Open a graph in ONNX Runtime with torch's number of threads, which do not spin between calls."""
+    import onnxruntime as ort
+    import torch
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def weight_linears(graph: GraphProto) -> list[NodeProto]:
@@ -268,7 +281,7 @@ def _store_once(graph: GraphProto) -> None:
 def _bytes(tensor: TensorProto) -> bytes:
     from onnx import numpy_helper
 
-    return tensor.raw_data or numpy_helper.to_array(tensor).tobytes()
+    return bytes(tensor.raw_data) or numpy_helper.to_array(tensor).tobytes()
 
 
 def _drop_unused(graph: GraphProto) -> None:
