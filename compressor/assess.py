@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from compressor.training.progress import Progress
 
 
+ROUNDED_TOLERANCE = 0.05  # logits where arithmetic is not float32 throughout: noise may turn the rounding of an integer
 SAVED_TOLERANCE = 1e-4  # fp32 logits at other thread counts; at equal ones they are bit-equal (the conformance suite)
 
 
@@ -149,15 +150,18 @@ def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> Non
         return
     replay, model = Replay.load(scored.replay), entry.artifact.model
     device = next(model.parameters()).device
+    allowed = SAVED_TOLERANCE if device.type == "cpu" else 1e-2
+    if not scored.exact:
+        allowed = ROUNDED_TOLERANCE
     with torch.inference_mode():
         for index, (inputs, expected) in enumerate(zip(replay.inputs, replay.expected, strict=True)):
             tensors = {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}
             ours = replay.rows(index, model(**forward_inputs(model, tensors)).logits.float().cpu().numpy())
-            if not abs(ours - expected).max() <= (SAVED_TOLERANCE if device.type == "cpu" else 1e-2):
+            if not abs(ours - expected).max() <= allowed:
                 raise MeasureError(
                     f"'{entry.name}' re-loaded from disk gives other logits than the model that was saved: they differ by "
                     f"{abs(ours - expected).max():.1e}",
-                    allowed=f"{SAVED_TOLERANCE:.0e}",
+                    allowed=f"{allowed:.0e}",
                 )
 
 
