@@ -43,7 +43,7 @@ def input_moments(model: nn.Module, linears: Mapping[str, nn.Linear], batches: I
 
     def listen(name: str) -> Any:
         def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
+            x = args[0].detach()
             waiting[name].append(x[mask] if x.shape[:-1] == mask.shape else x.flatten(0, -2))
             if sum(map(len, waiting[name])) >= _ROWS:
                 add(name)

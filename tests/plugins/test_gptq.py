@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -13,10 +11,13 @@ from compressor import store
 from compressor.api import encoder_linears, input_moments
 from compressor.config import StudentConfig
 from compressor.errors import ConfigError, Incompatible
+from compressor.runtimes.export import export_onnx
 from compressor.testing import parametrize_with_checks
+from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder
 from compressor.testing.house import TinyHouse
 from compressor_plugins.distill import Distill, DistillConfig
 from compressor_plugins.gptq import Gptq, GptqConfig, Grid, pack, quantize, round_to_nearest, unpack
+from compressor_plugins.tinybert import TinyBert, TinyBertConfig
 
 RNG = np.random.default_rng(5)
 
@@ -228,46 +229,19 @@ def test_it_follows_distillation_and_nothing_trains_after_it(tmp_path) -> None:
         house.check([*chain, Distill(DistillConfig())], StudentConfig(layers=2))
 
 
-FAMILIES = ["Roberta", "XLMRoberta", "MPNet", "Electra", "DistilBert", "Albert", "DebertaV2"]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES[1:])
 def test_other_families_are_quantised_too(tmp_path, family) -> None:
-    house = other_house(tmp_path, family)
+    house = house_of(tmp_path, tiny_encoder(family))
     result = house.compress([Gptq(GptqConfig(bits=8, examples=4))])
     notes = result.lineage[0].notes
     assert notes["linears_quantised"] == notes["linears_eligible"] >= 6
-    assert 0 < np.abs(house.logits(result) - house.logits(house.teacher)).max() < 0.02
+    expected = house.logits(house.teacher)
+    assert 0 < np.abs(house.logits(result) - expected).max() < 0.05 * np.abs(expected).max()
 
 
-def other_house(folder, family: str) -> TinyHouse:
-    import transformers
-
-    house = TinyHouse(folder)
-    special = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64} if family == "DistilBert" else {}
-    special |= {"embedding_size": 16} if family in ("Albert", "Electra") else {}
-    if family == "DebertaV2":
-        special |= {
-            "relative_attention": True,
-            "pos_att_type": ["p2c", "c2p"],
-            "position_buckets": 8,
-            "norm_rel_ebd": "layer_norm",
-            "pooler_hidden_size": 32,
-        }
-    config = getattr(transformers, f"{family}Config")(
-        **{
-            "vocab_size": len(house.teacher.tokenizer),
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "max_position_embeddings": 64,
-            "pad_token_id": 0,
-        }
-        | special
-        | house.task.config_overrides()
-    )
-    torch.manual_seed(0)
-    module = getattr(transformers, f"{family}ForSequenceClassification")(config).eval()
-    house.teacher = replace(house.teacher, module=module, config=config)
-    return house
+def test_a_narrow_student_of_tinybert_is_quantised(tmp_path) -> None:
+    house = TinyHouse(tmp_path)
+    recipe = TinyBert(TinyBertConfig(general_epochs=1, intermediate_epochs=1))
+    result = house.compress([recipe, Gptq(GptqConfig(examples=4))], StudentConfig(layers=2, hidden_size=24))
+    assert result.lineage[1].notes["linears_quantised"] == 2 * 6
+    export_onnx(result.model, result.tokenizer, tmp_path / "onnx")  # checks its logits against torch's
