@@ -109,3 +109,13 @@ def test_an_albert_artifact_is_quantised_and_works(tmp_path: Path) -> None:
     assert result.form is Form.onnx and result.lineage[0].notes["linears_quantised"] == 21
     difference = np.abs(house.logits(result) - house.logits(house.teacher)).max()
     assert 0 < difference < 0.02
+
+
+def test_after_sharing_layers(tmp_path: Path) -> None:
+    from compressor_plugins.albert import Albert, AlbertConfig
+
+    house = TinyHouse(tmp_path)
+    result = house.compress([Albert(AlbertConfig()), Int8Dynamic(Int8DynamicConfig())])
+    notes = result.lineage[1].notes
+    assert result.form is Form.onnx and notes["linears_quantised"] == notes["linears_eligible"] == 2 * 6 + 3
+    assert notes["skipped"] == [] and np.isfinite(house.logits(result)).all()

@@ -285,3 +285,22 @@ def test_other_families_are_quantised(tmp_path: Path, name: str) -> None:
         expected = module(**names).logits.numpy()
     assert np.abs(got - expected).max() < 0.02
     assert result.lineage[0].notes["linears_quantised"] >= 12
+
+
+@pytest.mark.parametrize("kind", ["regression", "token_classification"])
+def test_other_task_types(tmp_path: Path, kind: str) -> None:
+    from compressor.config import TaskConfig
+    from compressor.tasks import build_task
+    from compressor.tasks.data import TaskData
+    from compressor.testing.tiny import tiny_examples
+
+    house = TinyHouse(tmp_path)
+    names = ("O", "B-X") if kind == "token_classification" else ()
+    house.task = build_task(TaskConfig(name=kind, type=kind, max_length=32), names)
+    draws = (tuple(tiny_examples(16, seed=seed, kind=kind)) for seed in range(3))
+    house.data = TaskData(**dict(zip(("train", "validation", "test"), draws, strict=True)), fingerprint=kind)
+    module = tiny_bert(layers=2, tokens=kind == "token_classification", **house.task.config_overrides()).eval()
+    house.teacher = replace(house.teacher, module=module, config=module.config, head=house.task.head)
+    result = house.compress([Int8Onnx(QUICK)])
+    assert result.lineage[0].notes["linears_quantised"] == result.lineage[0].notes["linears_eligible"]
+    assert house.logits(result).shape == house.logits(house.teacher).shape

@@ -158,3 +158,24 @@ def test_nothing_is_reported_to_anybody_and_logging_stays_as_it_was(tmp_path: Pa
 def test_options_out_of_range_are_named(options, told) -> None:
     with pytest.raises(ConfigError, match=told):
         Int8StaticConfig(**options)
+
+
+@pytest.mark.parametrize("name", ["MPNet", "DistilBert", "DebertaV2"])
+def test_other_families_are_quantised(tmp_path: Path, name: str) -> None:
+    import transformers
+
+    sizes = {"vocab_size": 40, "max_position_embeddings": 64, "num_labels": 2}
+    if name == "DistilBert":
+        sizes |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    else:
+        sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    if name == "DebertaV2":
+        sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}
+    torch.manual_seed(0)
+    module = getattr(transformers, f"{name}ForSequenceClassification")(
+        getattr(transformers, f"{name}Config")(**sizes)
+    ).eval()
+    house = TinyHouse(tmp_path)
+    house.teacher = replace(house.teacher, module=module, config=module.config)
+    notes = house.compress([Int8Static(QUICK)]).lineage[0].notes
+    assert notes["linears_quantised"] >= 0.9 * notes["linears_eligible"] >= 12

@@ -220,3 +220,22 @@ def test_other_families(tmp_path: Path, name: str, linears: int) -> None:
 def test_options_out_of_range_are_named(options, told) -> None:
     with pytest.raises(ConfigError, match=told):
         QatConfig(**options)
+
+
+@pytest.mark.parametrize("kind", ["regression", "token_classification"])
+def test_other_task_types(tmp_path: Path, kind: str) -> None:
+    from compressor.config import TaskConfig
+    from compressor.tasks import build_task
+    from compressor.tasks.data import TaskData
+    from compressor.testing.tiny import tiny_examples
+
+    house = TinyHouse(tmp_path)
+    names = ("O", "B-X") if kind == "token_classification" else ()
+    house.task = build_task(TaskConfig(name=kind, type=kind, max_length=32), names)
+    draws = (tuple(tiny_examples(16, seed=seed, kind=kind)) for seed in range(3))
+    house.data = TaskData(**dict(zip(("train", "validation", "test"), draws, strict=True)), fingerprint=kind)
+    module = tiny_bert(layers=2, tokens=kind == "token_classification", **house.task.config_overrides()).eval()
+    house.teacher = replace(house.teacher, module=module, config=module.config, head=house.task.head)
+    result = house.compress([Qat(QatConfig())])
+    assert result.lineage[0].notes["linears_quantised"] == result.lineage[0].notes["linears_eligible"]
+    assert house.logits(result).shape == house.logits(house.teacher).shape
