@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from compressor import assets, compose, registry
 from compressor.config import INITS, RUNTIMES
+
+OURS = "encoder-compressor"
+_NAME = 24  # columns of a name
 
 USAGE = """\
 Compress a transformer encoder and compare the result with its teacher, measured on your task and machine.
@@ -37,29 +41,26 @@ def print_help() -> None:
     methods = registry.load()
     print("Methods")
     for name, entry in sorted(methods.methods.items()):
-        origin = f"{entry.distribution} {entry.version}"
-        print(f"  {name:<16} {entry.summary}  [{origin}]")
+        guest = "" if entry.distribution == OURS else f"  [{entry.distribution} {entry.version}]"
+        print(f"  {name:<{_NAME}} {entry.summary}{guest}")
     for name, error in sorted(methods.broken.items()):
-        print(f"  {name:<16} BROKEN: {error.got}")
-    for group, title in (
-        ("teacher", "Teachers"),
-        ("task", "Tasks"),
-        ("experiment", "Experiments"),
-        ("suite", "Suites"),
-    ):
+        print(f"  {name:<{_NAME}} BROKEN: {error.got}")
+    groups = (("teacher", "Teachers"), ("task", "Tasks"), ("experiment", "Experiments"), ("suite", "Suites"))
+    for group, title in groups:
         print(f"\n{title}")
         for name, summary in options(group):
-            print(f"  {name:<16} {summary}")
+            print(f"  {name:<{_NAME}} {summary}")
     print(f"\nPackaged weights: {', '.join(assets.model_names())}; packaged data: {', '.join(assets.table_names())}\n")
     print(OPTIONS)
 
 
 def options(group: str) -> list[tuple[str, str]]:
-    """Return the YAML choices of a group with the first comment line of each."""
+    """Return the YAML choices of a group with the first sentence of the comment that heads each."""
     root = compose.conf_folder() / group
     found = []
     for path in sorted(root.rglob("*.yaml")):
         comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
         summary = next((c[2:] for c in comments if not c.startswith("# @package")), "")
-        found.append((Path(path.relative_to(root)).with_suffix("").as_posix(), summary))
+        sentence = re.split(r"(?<=[.]) (?=[A-Z])", summary)[0]  # "et al. 2019" ends none
+        found.append((Path(path.relative_to(root)).with_suffix("").as_posix(), sentence))
     return found

@@ -14,17 +14,16 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "compressor").rglob("*.py")) + sorted((ROOT / "plugins").rglob("*.py"))
 
 API = {
-    "Batch", "Blueprint", "Capabilities", "CompressedModel", "CompressionMethod", "CompressorError", "ConfigError",
-    "Context", "DataError", "FitHook", "Form", "Head", "Incompatible", "Loss", "LossInputs", "MethodConfig",
-    "MissingExtra", "Outputs", "Plan", "Step", "StudentConfig", "Task", "TeacherSignals", "TrainConfig",
-    "TrainingError", "attention_projections", "embeddings", "encoder_layers", "family", "initial_layers",
-    "kl_to_teacher", "parameter_count", "spread",
-    "Imitation", "relative_error", "LayerParts", "encoder_linears", "head_count", "head_size", "heads_can_go", "keep_heads",
-    "keep_neurons", "layer_parts", "layers_can_go", "neuron_count", "neurons_can_go", "settle_width",
-    "cubic", "smallest", "onnx_graph",
-    "reserved_positions", "draw_batches", "gate_gradients", "pick_layers", "Block", "refit_outputs", "Narrowed", "narrow_weights", "replace_words", "ffn_size_name", "forward_inputs", "input_moments",
-    "linears_outside", "quantised_share",
-    "copy_head", "dropout_of", "embedding_tables", "fold_embeddings", "start_embeddings", "LayerTurns", "grad_flags_kept",
+    "Batch", "Block", "Blueprint", "Capabilities", "CompressedModel", "CompressionMethod", "CompressorError",
+    "ConfigError", "Context", "DataError", "FitHook", "Form", "Head", "Imitation", "Incompatible", "LayerParts",
+    "LayerTurns", "Loss", "LossInputs", "MethodConfig", "MissingExtra", "Narrowed", "Outputs", "Plan", "Step",
+    "StudentConfig", "Task", "TeacherSignals", "TrainConfig", "TrainingError", "attention_projections", "copy_head",
+    "cubic", "draw_batches", "dropout_of", "embedding_tables", "embeddings", "encoder_layers", "encoder_linears",
+    "family", "ffn_size_name", "fold_embeddings", "forward_inputs", "gate_gradients", "grad_flags_kept", "head_count",
+    "head_size", "heads_can_go", "initial_layers", "input_moments", "keep_heads", "keep_neurons", "kl_to_teacher",
+    "layer_parts", "layers_can_go", "linears_outside", "narrow_weights", "neuron_count", "neurons_can_go",
+    "onnx_graph", "parameter_count", "pick_layers", "quantised_share", "refit_outputs", "relative_error",
+    "replace_words", "reserved_positions", "settle_width", "smallest", "spread", "start_embeddings",
 }  # fmt: skip
 
 
@@ -58,7 +57,9 @@ def test_nothing_imports_plugins_as_a_package(path) -> None:
 def test_the_core_names_no_method() -> None:
     from compressor import families, registry
 
-    names = set(registry.load().methods) - set(families._LAYOUT)  # some methods are called after the family that they make
+    names = set(registry.load().methods) - set(
+        families._LAYOUT
+    )  # some methods are called after the family that they make
     for path in (ROOT / "compressor").rglob("*.py"):
         if path.name in ("help.py",):  # shows commands
             continue

@@ -79,7 +79,9 @@ def _packed(module: nn.Module) -> int:
     buffers = {id(b): b for b in module.buffers() if b.dtype in small and b.ndim >= 2}
     count = sum(b.numel() for b in buffers.values())
     for parameter in module.parameters():
-        if (state := getattr(parameter, "quant_state", None)) is not None:  # bitsandbytes' 4-bit weights know their shape
+        if (
+            state := getattr(parameter, "quant_state", None)
+        ) is not None:  # bitsandbytes' 4-bit weights know their shape
             count += math.prod(state.shape) - parameter.numel()
     for part in module.modules():
         if "quantized" in type(part).__module__ and callable(weight := getattr(part, "weight", None)):

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import inspect
 import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +24,7 @@ from compressor.errors import CompressorError, Incompatible
 from compressor.method import CompressionMethod
 from compressor.pipeline import plain
 from compressor.testing.house import LAYERS, Shorten, TinyHouse
-from compressor.workbench import Workbench
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from compressor.testing.watch import fingerprint, values, watched
 
 Method = CompressionMethod[Any]
 Check = Callable[[Method, TinyHouse], None]
@@ -76,68 +72,43 @@ def check_config_fields_are_documented(method: Method, house: TinyHouse) -> None
 
 
 def check_leaves_source_and_teacher_alone(method: Method, house: TinyHouse) -> None:
-    before = fingerprint(house.teacher)
-    house.compress([method])
-    assert fingerprint(house.teacher) == before, "the source or the teacher was changed"
-    assert not house.teacher.model.training, "the teacher was left in training mode"
+    seen = watched(method, house)
+    assert seen.teacher_after == seen.teacher_before, "the source or the teacher was changed"
+    assert not seen.teacher_training, "the teacher was left in training mode"
 
 
 def check_result_is_in_eval_mode(method: Method, house: TinyHouse) -> None:
-    result = house.compress([method])
+    result = watched(method, house).made
     assert result.module is None or not any(m.training for m in result.module.modules())
 
 
 def check_same_seed_same_result(method: Method, house: TinyHouse) -> None:
-    first, second = house.compress([method]), house.compress([method])
-    assert fingerprint(first) == fingerprint(second), "two runs with one seed differ"
+    import torch
+
+    first = watched(method, house).made
+    with torch.no_grad():  # as a caller may have it
+        second = house.compress([method])
+        assert not torch.is_grad_enabled(), "grad mode was switched on for the caller"
+    assert fingerprint(first) == fingerprint(second), "two runs with one seed differ, the second under no_grad"
 
 
 def check_restores_global_state(method: Method, house: TinyHouse) -> None:
-    import torch
-
-    def state() -> tuple[object, ...]:
-        return torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
-
-    before = state()
-    house.compress([method])
-    assert state() == before, f"grad mode, dtype, threads or folder changed from {before} to {state()}"
-
-
-def check_works_under_no_grad(method: Method, house: TinyHouse) -> None:
-    import torch
-
-    with torch.no_grad():
-        house.compress([method])
-        assert not torch.is_grad_enabled()
+    seen = watched(method, house)
+    before, after = seen.state_before, seen.state_after
+    assert after == before, f"grad mode, dtype, threads or folder changed from {before} to {after}"
 
 
 # honesty
 
 
 def check_trains_only_if_declared(method: Method, house: TinyHouse) -> None:
-    seen: list[str] = []
-
-    class Watched(Workbench):
-        def fit(self, *args: Any, **kwargs: Any) -> Any:
-            seen.append("fit")
-            return super().fit(*args, **kwargs)
-
-    house.compress([method], bench=Watched)
-    declared = method.capabilities.needs_training
-    assert bool(seen) == declared, f"needs_training={declared}, and fit was called {len(seen)} times"
+    declared, fits = method.capabilities.needs_training, watched(method, house).fits
+    assert bool(fits) == declared, f"needs_training={declared}, and fit was called {fits} times"
 
 
 def check_calibrates_only_if_declared(method: Method, house: TinyHouse) -> None:
-    seen: list[str] = []
-
-    class Watched(Workbench):
-        def calibration_batches(self, *args: Any, **kwargs: Any) -> Any:
-            seen.append("calibration")
-            return super().calibration_batches(*args, **kwargs)
-
-    house.compress([method], bench=Watched)
-    declared = method.capabilities.needs_calibration
-    assert bool(seen) == declared, f"needs_calibration={declared}, and calibration data was read {len(seen)} times"
+    declared, reads = method.capabilities.needs_calibration, watched(method, house).calibrations
+    assert bool(reads) == declared, f"needs_calibration={declared}, and calibration data was read {reads} times"
 
 
 def check_obeys_student_layers(method: Method, house: TinyHouse) -> None:
@@ -149,7 +120,7 @@ def check_obeys_student_layers(method: Method, house: TinyHouse) -> None:
 
 
 def check_form_is_as_declared(method: Method, house: TinyHouse) -> None:
-    result = house.compress([method])
+    result = watched(method, house).made
     assert result.form is method.capabilities.produces
     assert result.trainable == (method.capabilities.leaves_trainable and result.form is Form.torch)
 
@@ -157,7 +128,7 @@ def check_form_is_as_declared(method: Method, house: TinyHouse) -> None:
 def check_trainable_result_has_gradients(method: Method, house: TinyHouse) -> None:
     import torch
 
-    result = house.compress([method])
+    result = watched(method, house).made
     if not result.trainable:
         return
     batch = house.batch(result)
@@ -171,7 +142,7 @@ def check_says_that_weights_are_quantised(method: Method, house: TinyHouse) -> N
     import torch
     from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-    result = house.compress([method])
+    result = watched(method, house).made
     if result.module is None:
         return
     packed = {b.dtype for b in result.model.buffers()} & {torch.int8, torch.uint8, torch.int16}
@@ -185,7 +156,7 @@ def check_says_that_weights_are_quantised(method: Method, house: TinyHouse) -> N
 
 def check_outline_tells_the_shape(method: Method, house: TinyHouse) -> None:
     link = house.check([method])[0]
-    result = house.compress([method])
+    result = watched(method, house).made
     assert link.result.form is result.form
     assert link.result.layers == result.blueprint.layers, "outline() and the result disagree on the layers"
     assert link.result.hidden_size == result.blueprint.hidden_size, "outline() and the result disagree on the width"
@@ -195,7 +166,7 @@ def check_outline_tells_the_shape(method: Method, house: TinyHouse) -> None:
 
 
 def check_logits_keep_shape_and_labels(method: Method, house: TinyHouse) -> None:
-    result = house.compress([method])
+    result = watched(method, house).made
     expected = house.logits(house.teacher).shape
     assert house.logits(result).shape == expected
     assert result.head == house.teacher.head
@@ -203,7 +174,7 @@ def check_logits_keep_shape_and_labels(method: Method, house: TinyHouse) -> None
 
 
 def check_padding_changes_nothing(method: Method, house: TinyHouse) -> None:
-    result = house.compress([method])
+    result = watched(method, house).made
     difference = np.abs(house.logits(result) - house.logits(result, extra_padding=7)).max()
     allowed = 1e-4 if result.form is Form.torch else COMPILED_TOLERANCE
     assert difference <= allowed, f"seven padding tokens move the logits by {difference:.2e}"
@@ -221,7 +192,7 @@ def check_works_after_another_method(method: Method, house: TinyHouse) -> None:
 
 
 def check_gets_smaller_or_sparser(method: Method, house: TinyHouse) -> None:
-    result = house.compress([method])
+    result = watched(method, house).made
     axes = {"bytes": folder_bytes(house, result) < folder_bytes(house, house.teacher)}
     if result.module is not None:
         axes["parameters"] = parameter_count(result.model) < parameter_count(house.teacher.model)
@@ -233,7 +204,7 @@ def check_gets_smaller_or_sparser(method: Method, house: TinyHouse) -> None:
 
 
 def check_saves_and_loads(method: Method, house: TinyHouse) -> None:
-    result = house.compress([method])
+    result = watched(method, house).made
     folder = saved(house, result, method)
     again = store.load(folder, house.registry(method))
     assert again.lineage == result.lineage
@@ -242,7 +213,7 @@ def check_saves_and_loads(method: Method, house: TinyHouse) -> None:
 
 
 def check_loads_in_a_fresh_process(method: Method, house: TinyHouse) -> None:
-    result = house.compress([method])
+    result = watched(method, house).made
     folder = saved(house, result, method)
     out = folder.parent / "logits.npy"
     batch = house.batch(result)
@@ -264,7 +235,7 @@ def check_loads_in_a_fresh_process(method: Method, house: TinyHouse) -> None:
 
 
 def check_no_pickle_on_disk(method: Method, house: TinyHouse) -> None:
-    folder = saved(house, house.compress([method]), method)
+    folder = saved(house, watched(method, house).made, method)
     found = [p for p in folder.rglob("*") if p.suffix in {".bin", ".pt", ".pth", ".pkl", ".pickle"}]
     # OpenVINO's raw weights lie in a .bin beside the .xml that describes them; torch.save writes a zip or a pickle.
     bad = [p.name for p in found if not p.with_suffix(".xml").is_file() or p.read_bytes()[:2] in (b"PK", b"\x80\x02")]
@@ -305,19 +276,6 @@ def check_names_its_source(method: Method, house: TinyHouse) -> None:
 CHECKS: tuple[Check, ...] = tuple(value for name, value in list(globals().items()) if name.startswith("check_"))
 
 
-def fingerprint(artifact: CompressedModel) -> str:
-    """Hash the weights, or the files of a compiled form."""
-    digest = hashlib.sha256()
-    if artifact.module is not None:
-        for name, tensor in sorted(artifact.module.state_dict().items()):
-            digest.update(name.encode() + values(tensor).float().numpy().tobytes())
-    else:
-        assert artifact.folder is not None
-        for path in sorted(p for p in artifact.folder.rglob("*") if p.is_file()):
-            digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
 def saved(house: TinyHouse, artifact: CompressedModel, method: Method) -> Path:
     """Save into a new folder and return it."""
     number = len(list(house.folder.glob("saved-*")))
@@ -339,10 +297,3 @@ def folder_bytes(house: TinyHouse, artifact: CompressedModel) -> int:
 def non_zeros(artifact: CompressedModel) -> int:
     """Count weights that are not zero."""
     return sum(int((values(p) != 0).sum()) for p in artifact.model.parameters())
-
-
-def values(tensor: Tensor) -> Tensor:
-    """Return the numbers that a tensor stands for; torchao's are integers with scales."""
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-
-    return tensor.dequantize() if is_traceable_wrapper_subclass(tensor) else tensor.detach()
