@@ -292,7 +292,8 @@ class Workbench(Context):
         artifact, trained = load_pretrained(checkpoint, task)
         if not trained:
             raise Incompatible(
-                f"{checkpoint} has no trained masked-LM head", allowed="a checkpoint as it was pre-trained with masked words"
+                f"{checkpoint} has no trained masked-LM head",
+                allowed="a checkpoint as it was pre-trained with masked words",
             )
         return artifact
 
