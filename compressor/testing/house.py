@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from compressor.assets import CACHE_ENV
 from compressor.capabilities import Capabilities
 from compressor.config import ChainStep, MethodConfig, StudentConfig, TaskConfig, TrainConfig
 from compressor.context import Context, Plan
+from compressor.keys import weights_hash
 from compressor.method import CompressionMethod
 from compressor.pipeline import Link
 from compressor.registry import RegisteredMethod, Registry
@@ -46,6 +47,24 @@ class Shorten(CompressionMethod[MethodConfig]):
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Build the student and leave it untrained."""
         return source.evolve(model=ctx.build_student(source))
+
+
+class QuickBench(Workbench):
+    """Exports equal models once a process: the exporter takes seconds, and every check of a suite asks for the same tiny model."""
+
+    exported: ClassVar[dict[str, bytes]] = {}
+
+    def export_onnx(self, source: CompressedModel) -> Path:
+        """See `Context.export_onnx`."""
+        inputs = source.tokenizer.model_input_names
+        key = f"{type(source.model).__name__} {weights_hash(source.model)} {source.config.to_json_string()} {inputs}"
+        folder = self.workspace / "onnx"
+        if key not in self.exported:
+            self.exported[key] = (super().export_onnx(source) / "model.onnx").read_bytes()
+        else:
+            folder.mkdir()
+            (folder / "model.onnx").write_bytes(self.exported[key])
+        return folder
 
 
 class TinyHouse:
@@ -112,7 +131,7 @@ class TinyHouse:
         methods: Sequence[CompressionMethod[Any]],
         student: StudentConfig | None = None,
         *,
-        bench: type[Workbench] = Workbench,
+        bench: type[Workbench] = QuickBench,
     ) -> CompressedModel:
         """Check a chain and run it from the teacher, with a cache that no other run has touched."""
         import torch
