@@ -17,7 +17,9 @@ def test_the_saved_model_gives_the_logits_of_the_one_in_memory(tmp_path, shift, 
     """Integers may round the other way in another process; anything more is another model."""
     house = TinyHouse(tmp_path)
     inputs = numpy_inputs(house.batch(house.teacher))
-    Replay(inputs=(inputs,), positions=(), expected=(house.logits(house.teacher) + shift,)).save(tmp_path / "replay.npz")
+    Replay(inputs=(inputs,), positions=(), expected=(house.logits(house.teacher) + shift,)).save(
+        tmp_path / "replay.npz"
+    )
     entry = Entry(name="teacher", role="teacher", folder=tmp_path, artifact=house.teacher)
     scored = SimpleNamespace(replay=tmp_path / "replay.npz", exact=exact)
     if fits:
