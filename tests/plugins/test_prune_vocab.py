@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from compressor import store
 from compressor.api import encoder_linears
@@ -191,6 +192,12 @@ def test_seen_texts_are_cut_and_computed_as_before(tmp_path, family) -> None:
     assert [pieces(again.tokenizer, text) for text in (*SEEN, UNSEEN)] == [pieces(new, t) for t in (*SEEN, UNSEEN)]
     assert again.tokenizer.get_vocab() == new.get_vocab()
     assert torch.equal(logits(again, [*SEEN, UNSEEN]), logits(result, [*SEEN, UNSEEN]))
+    # A plain checkpoint: transformers alone reads it too.
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved").eval()
+    ids = AutoTokenizer.from_pretrained(tmp_path / "saved")(UNSEEN, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(ids).logits, result.model(ids).logits)
+    assert ids[0].tolist() == new(UNSEEN)["input_ids"]
     notes = result.lineage[0].notes
     assert notes["training_texts_cut_differently"] == 0
     assert notes["tokens_after"] == rows and notes["tokens_before"] == len(old) + 3
