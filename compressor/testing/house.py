@@ -50,7 +50,7 @@ class Shorten(CompressionMethod[MethodConfig]):
 
 
 class QuickBench(Workbench):
-    """Exports equal models once a process: the exporter takes seconds, and every check of a suite asks for the same tiny model."""
+    """Exports equal models once a process: the exporter takes seconds, and all checks of a suite ask for the same model."""
 
     exported: ClassVar[dict[str, bytes]] = {}
 

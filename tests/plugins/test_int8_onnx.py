@@ -186,19 +186,19 @@ def optimised(path: Path, folder: Path) -> list[str]:
     ("options", "products"),
     [
         (Int8OnnxConfig(examples=4), 0),
-        (Int8OnnxConfig(examples=4, attention=True, calibration=Calibration.mse, smooth=0.8), 8),
+        (Int8OnnxConfig(examples=4, attention=True, calibration=Calibration.mse, smooth=0.8), 4),
         (Int8OnnxConfig(examples=4, symmetric=True, per_channel=False, calibration=Calibration.entropy), 0),
     ],
 )
 def test_integer_kernels_are_used_for_every_linear(tmp_path: Path, options: Int8OnnxConfig, products: int) -> None:
-    house = TinyHouse(tmp_path)
+    house = TinyHouse(tmp_path, layers=2)
     result = house.compress([Int8Onnx(options)])
     notes = result.lineage[0].notes
-    assert notes["linears_quantised"] == notes["linears_eligible"] == 4 * 6 + 2
+    assert notes["linears_quantised"] == notes["linears_eligible"] == 2 * 6 + 2
     assert notes["attention_products"] == products and notes["tables"] == 2
     assert (notes["calibration_examples"], notes["calibration_seed"]) == (4, 0)
     operations = optimised(result.folder / "model.onnx", tmp_path)
-    assert operations.count("MatMulIntegerToFloat") == 26 + products
+    assert operations.count("MatMulIntegerToFloat") == 14 + products
     assert np.abs(house.logits(result) - house.logits(house.teacher)).max() < 0.01
 
 
@@ -213,12 +213,12 @@ def test_bytes_shrink_to_a_quarter(tmp_path: Path) -> None:
 
 
 def test_cut_layers_are_quantised_as_they_are(tmp_path: Path) -> None:
-    house = TinyHouse(tmp_path)
+    house = TinyHouse(tmp_path, layers=2)
     layers = encoder_layers(house.teacher.model)
     keep_heads(house.teacher.model, layers[0], [1, 3])
     keep_neurons(house.teacher.model, layers[1], list(range(0, 64, 3)))
     result = house.compress([Int8Onnx(QUICK)])
-    assert result.lineage[0].notes["linears_quantised"] == 26
+    assert result.lineage[0].notes["linears_quantised"] == 14
     assert np.abs(house.logits(result) - house.logits(house.teacher)).max() < 0.01
 
 
@@ -257,7 +257,7 @@ def test_options_out_of_range_are_named(options, told) -> None:
         Int8OnnxConfig(**options)
 
 
-@pytest.mark.parametrize("name", ["Roberta", "MPNet", "Electra", "DistilBert", "Albert", "DebertaV2"])
+@pytest.mark.parametrize("name", ["MPNet", "DistilBert", "Albert", "DebertaV2"])
 def test_other_families_are_quantised(tmp_path: Path, name: str) -> None:
     import transformers
 
@@ -266,7 +266,7 @@ def test_other_families_are_quantised(tmp_path: Path, name: str) -> None:
         sizes |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     else:
         sizes |= {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    if name in ("Albert", "Electra"):
+    if name == "Albert":
         sizes["embedding_size"] = 16
     if name == "DebertaV2":
         sizes |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8}

@@ -134,14 +134,14 @@ def stored(path: Path) -> dict[str, np.ndarray]:
 
 
 def test_the_file_holds_the_trained_scales_and_the_rounded_weights(tmp_path: Path) -> None:
-    house = TinyHouse(tmp_path)
+    house = TinyHouse(tmp_path, layers=2)
     result = house.compress([Qat(QatConfig())], bench=Kept)
     found = stored(result.folder / "model.onnx")
     scales = sorted({float(v) for k, v in found.items() if k.endswith(".scale") and v.ndim == 0})
     trained = {k.removesuffix(".low"): v for k, v in Kept.ranges.items() if k.endswith(".low")}
     expected = {max(-low, Kept.ranges[f"{name}.high"]) / 127 for name, low in trained.items()}
     np.testing.assert_allclose(scales, sorted(expected), rtol=1e-5)
-    assert len(trained) == 24 and len(scales) == 4 * 4  # query, key and value read one tensor
+    assert len(trained) == 12 and len(scales) == 2 * 4  # query, key and value read one tensor
     packed = [v for k, v in found.items() if v.dtype == np.int8 and v.ndim == 2]
     for weight in Kept.weights.values():
         rounded = np.rint(weight / (np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)))
@@ -150,22 +150,22 @@ def test_the_file_holds_the_trained_scales_and_the_rounded_weights(tmp_path: Pat
 
 @pytest.mark.parametrize("options", [QatConfig(), QatConfig(symmetric=False, per_channel=False, alpha=1.0)])
 def test_integer_kernels_give_the_outputs_of_the_model_that_was_trained(tmp_path: Path, options: QatConfig) -> None:
-    house = TinyHouse(tmp_path)
+    house = TinyHouse(tmp_path, layers=2)
     house.train = replace(house.train, epochs=2)
     result = house.compress([Qat(options)])
     notes = result.lineage[0].notes
-    assert notes["largest_logit_difference"] < 1e-3 and notes["linears_quantised"] == 24 and notes["tables"] == 2
+    assert notes["largest_logit_difference"] < 1e-3 and notes["linears_quantised"] == 12 and notes["tables"] == 2
     runtime = ort.SessionOptions()
     runtime.log_severity_level = 4
     runtime.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     ort.InferenceSession(str(result.folder / "model.onnx"), runtime, providers=["CPUExecutionProvider"])
     operations = [n.op_type for n in onnx.load(str(tmp_path / "optimised.onnx")).graph.node]
-    assert operations.count("MatMulIntegerToFloat") == 24
+    assert operations.count("MatMulIntegerToFloat") == 12
 
 
 def test_bytes_are_at_most_35_percent(tmp_path: Path) -> None:
-    house = TinyHouse(tmp_path)
-    module = tiny_bert(layers=4, hidden=192, vocabulary=2000).eval()
+    house = TinyHouse(tmp_path, layers=2)
+    module = tiny_bert(layers=2, hidden=192, vocabulary=2000).eval()
     house.teacher = replace(house.teacher, module=module, config=module.config)
     notes = house.compress([Qat(QatConfig())]).lineage[0].notes
     assert notes["int8_bytes"] < 0.35 * notes["fp32_bytes"]
@@ -175,7 +175,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypa
     affine = onnx_graph.affine
     monkeypatch.setattr(onnx_graph, "affine", lambda low, high, **o: affine(low / 50, high / 50, **o))
     with pytest.raises(Incompatible, match="logits differ from the trained model's"):
-        TinyHouse(tmp_path).compress([Qat(QatConfig(tolerance=1e-4))])
+        TinyHouse(tmp_path, layers=2).compress([Qat(QatConfig(tolerance=1e-4))])
 
 
 def test_cut_layers_and_a_distilled_source(tmp_path: Path) -> None:
