@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.errors import Incompatible
+
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
     from onnxruntime import InferenceSession
 
 _FOLDED = ("Transpose", "Identity")
 _INTEGER = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
+_LARGEST = 2_000_000_000
 MIN_ROWS = 16  # of a table worth packing: the two rows of the token types are not
 
 
@@ -76,9 +79,15 @@ def read_graph(path: Path) -> ModelProto:
 
     Transposes of weights are folded into them, products of kind Gemm become a MatMul and an Add, and equal weights are
     stored once: an export of a model with shared layers holds either a Transpose or a copy for each use.
+
+    Raises:
+        Incompatible: More than one ONNX file can hold.
     """
     import onnx
 
+    size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*"))
+    if size > _LARGEST:
+        raise Incompatible(f"the exported model has {size:,} bytes", allowed=f"{_LARGEST:,} (one ONNX file)")
     model = onnx.load(str(path))
     _fold(model.graph)
     _split_gemms(model.graph)

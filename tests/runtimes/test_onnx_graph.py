@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.errors import Incompatible
 from compressor.runtimes import onnx_graph
 from compressor.runtimes.onnx_graph import Affine
 
@@ -123,3 +124,11 @@ def test_a_table_that_is_also_a_matrix_stays_float() -> None:
     ]
     model = model_of(nodes, {"table": table, "one": np.zeros(1, np.int64)}, ("y",), width=20)
     assert onnx_graph.pack_tables(model, per_row=True) == 0
+
+
+def test_more_than_one_file_holds_is_refused(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "m.onnx").write_bytes(b"123456")
+    (tmp_path / "m.onnx.data").write_bytes(b"123456")
+    monkeypatch.setattr(onnx_graph, "_LARGEST", 10)
+    with pytest.raises(Incompatible, match="12 bytes"):
+        onnx_graph.read_graph(tmp_path / "m.onnx")
