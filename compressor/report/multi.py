@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from compressor.compare.statistics import mean_interval
 from compressor.report import cells
 from compressor.report.markdown import inline
 from compressor.report.markdown import table as markdown_table
@@ -58,8 +59,34 @@ def results_to_markdown(results: Mapping[str, RunResult]) -> str:
 
 
 def _notes(results: Mapping[str, RunResult]) -> list[str]:
-    """Say of each run whose model holds many zeros what they did."""
-    return [f"{label}: {line}" for label, result in results.items() for line in cells.zeros(result)]
+    """Say what cells that differ in their seed alone keep on average, and what many zeros did."""
+    zeros = [f"{label}: {line}" for label, result in results.items() for line in cells.zeros(result)]
+    return [*_over_seeds(results), *zeros]
+
+
+def _over_seeds(results: Mapping[str, RunResult]) -> list[str]:
+    groups: dict[tuple[str, str], dict[int, float]] = {}
+    for label, result in results.items():
+        chosen = [c for c in result.candidates if c.role == "result"] if result.status == OK else []
+        names = cells.metric_names(result)
+        for candidate in chosen:
+            theirs = result.teacher.metrics[names[0]].value
+            words = label.partition(": ")[2] or label
+            group = " ".join(w for w in words.split() if not w.startswith("seed=")) or candidate.name
+            if theirs:
+                groups.setdefault((group, names[0]), {})[result.seed] = candidate.metrics[names[0]].value / theirs
+    lines = []
+    for (group, metric), kept in groups.items():
+        if len(kept) < 2:
+            continue
+        interval = mean_interval(list(kept.values()))
+        mean = sum(kept.values()) / len(kept)
+        each = ", ".join(f"seed {seed} {value:.1%}" for seed, value in sorted(kept.items()))
+        lines.append(
+            f"{group} keeps {mean:.1%} of the teacher's {metric} (95 % CI over {len(kept)} seeds {interval.low:.1%} to "
+            f"{interval.high:.1%}; {each})"
+        )
+    return lines
 
 
 def _rows(results: Mapping[str, RunResult], separator: str) -> tuple[list[str], list[list[str]]]:

@@ -112,6 +112,24 @@ def test_many_runs_as_markdown() -> None:
     assert first[header.index("kept")] == f"{ours / finished.teacher.metrics['accuracy'].value * 100:.1f}%"
 
 
+def test_cells_that_differ_in_the_seed_alone_are_averaged() -> None:
+    result = make_result()
+    teacher, *others = result.candidates
+    shares = {0: 0.97, 1: 0.99, 2: 0.98}
+    runs = {}
+    for seed, share in shares.items():
+        value = replace(teacher.metrics["accuracy"], value=teacher.metrics["accuracy"].value * share)
+        found = [replace(c, metrics={**c.metrics, "accuracy": value}) if c.role == "result" else c for c in others]
+        runs[f"{seed}: tinybert_4l seed={seed}"] = replace(result, seed=seed, candidates=(teacher, *found))
+    half = 4.302653 * 0.01 / 3**0.5  # t with 2 degrees of freedom
+    expected = (
+        f"tinybert_4l keeps 98.0% of the teacher's accuracy (95 % CI over 3 seeds {0.98 - half:.1%} to {0.98 + half:.1%}; "
+        "seed 0 97.0%, seed 1 99.0%, seed 2 98.0%)"
+    )
+    assert f"- {expected}" in results_to_markdown(runs)
+    assert "keeps" not in results_to_markdown({"only": result})
+
+
 def test_no_run_at_all_is_an_empty_table() -> None:
     out = io.StringIO()
     print_results({}, Console(file=out, width=100))
