@@ -179,6 +179,7 @@ def without_types(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase
 
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+    tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # what is saved with it
     return tokenizer
 
 

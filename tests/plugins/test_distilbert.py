@@ -235,6 +235,7 @@ model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder).ev
 with torch.inference_mode():
     logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
 assert not [name for name in sys.modules if name.startswith("compressor")]
+assert tokenizer.model_input_names == ["input_ids", "attention_mask"]
 print(json.dumps({"class": type(model).__name__, "logits": logits.tolist(), "labels": model.config.id2label}))
 """
 
