@@ -216,31 +216,31 @@ def quantize(
     order = torch.arange(inputs, device=weight_OI.device)
     if act_order:
         order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    weight, hessian = weight_OI[:, order], hessian[order][:, order]
+    hessian = hessian[order][:, order]
     factor, failed = torch.linalg.cholesky_ex(hessian)
     if int(failed):
         raise ArithmeticError(f"the leading minor of order {int(failed)} of H is not positive")
     # Row j right of the diagonal, over the diagonal, is what equation 2 needs once the inputs before j are eliminated.
     upper = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
-    codes = torch.empty_like(weight)
+    weight_IO = weight_OI.T[order].contiguous()  # a row an input: what is read and written together lies together
+    codes_IO = torch.empty_like(weight_IO)
     fitted = []
     for group in range(0, inputs, grid.group_size):
         group_end = min(group + grid.group_size, inputs)
-        scale, zero = grid.fit(weight[:, group:group_end])
+        scale, zero = grid.fit(weight_IO[group:group_end].T)
         fitted.append((scale, zero))
         for start in range(group, group_end, block_size):
             end = min(start + block_size, group_end)
-            errors = torch.empty_like(weight[:, start:end])
+            errors = torch.empty_like(weight_IO[start:end])
             for j in range(start, end):
-                codes[:, j] = grid.codes(weight[:, j], scale, zero)
-                error = (weight[:, j] - (codes[:, j] - zero) * scale) / upper[j, j]
-                weight[:, j:end] -= torch.outer(error, upper[j, j:end])
-                errors[:, j - start] = error
-            weight[:, end:] -= errors @ upper[start:end, end:]
+                now = weight_IO[j] - upper[start:j, j] @ errors[: j - start]
+                codes_IO[j] = grid.codes(now, scale, zero)
+                errors[j - start] = (now - (codes_IO[j] - zero) * scale) / upper[j, j]
+            weight_IO[end:] -= upper[start:end, end:].T @ errors
     back = torch.argsort(order)
-    groups = torch.arange(inputs, device=weight.device) // grid.group_size
+    groups = torch.arange(inputs, device=weight_IO.device) // grid.group_size
     scales, zeros = (torch.stack(parts, dim=1) for parts in zip(*fitted, strict=True))
-    return Codes(codes[:, back].byte(), scales.float(), zeros.byte(), groups[back])
+    return Codes(codes_IO[back].T.byte(), scales.float(), zeros.byte(), groups[back])
 
 
 def _damped(hessian_II: Tensor, percdamp: float) -> Tensor:
