@@ -20,6 +20,7 @@ from compressor.testing import parametrize_with_checks
 from compressor.testing.house import TinyHouse
 from compressor.testing.tiny import tiny_examples
 from compressor_plugins.distill import Distill, DistillConfig
+from compressor_plugins.factorize import Factorize, FactorizeConfig, Targets
 from compressor_plugins.prune_vocab import PruneVocab, PruneVocabConfig
 
 SPECIALS = {
@@ -257,6 +258,17 @@ def test_what_compares_tokens_is_refused_after_it_and_logits_are_not(tmp_path) -
     assert len(result.tokenizer) == result.config.vocab_size < len(house.teacher.tokenizer)
     last = house.compress(chain[::-1], StudentConfig(layers=2))
     assert len(last.tokenizer) == last.config.vocab_size and len(encoder_linears(last.model)) == 12
+
+
+def test_a_factorised_table_loses_rows_too(tmp_path) -> None:
+    house = TinyHouse(tmp_path)
+    product = Factorize(FactorizeConfig(linears=Targets.none, embeddings=True, rank=6))
+    first, both = house.compress([product]), house.compress([product, PruneVocab(PruneVocabConfig())])
+    table = both.model.get_input_embeddings()[0]
+    assert table.weight.shape == (len(both.tokenizer), 6) and len(both.tokenizer) < len(house.teacher.tokenizer)
+    np.testing.assert_array_equal(house.logits(both), house.logits(first))
+    store.save(both, tmp_path / "saved", house.registry(product))
+    np.testing.assert_array_equal(house.logits(store.load(tmp_path / "saved")), house.logits(both))
 
 
 @pytest.mark.parametrize("kind", ["token_classification", "regression"])
