@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,16 @@ def build(project: Path, out: Path) -> Path:
     return next(out.glob("*.whl"))
 
 
+def has_pip() -> bool:
+    try:  # not importlib.util.find_spec, which lets setuptools rearrange this process
+        return bool(version("pip"))
+    except PackageNotFoundError:
+        return False
+
+
 def install(wheel: Path, site: Path) -> Path:
     """Install a wheel into a folder of its own; where there is no pip, unpack it, which is all that pip does with it."""
-    if find_spec("pip") is not None:
+    if has_pip():
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
         subprocess.run([*command, str(wheel)], check=True, capture_output=True)
         return site

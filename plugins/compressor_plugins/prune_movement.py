@@ -50,9 +50,8 @@ class PruneMovementConfig(MethodConfig):
     sparsity: float = 0.6  # share of each linear's weights that becomes zero; hard only
     threshold: float = 0.1  # of sigmoid(score), below which a weight is zero in the end; soft only
     regularization: float = 20.0  # lambda: weight of the mean of sigmoid(score); soft only
-    start: ScoreStart = (
-        ScoreStart.magnitude
-    )  # scores before training: zero (the paper), magnitude (in standard deviations)
+    # Scores before training: all zero (the paper), or the size of each weight in standard deviations of its linear.
+    start: ScoreStart = ScoreStart.magnitude
     score_learning_rate: float = 1e-2  # of the scores; the weights have train.learning_rate
     warm_up: float = 0.1  # share of the steps before the first zero, while scores gather
     cool_down: float = 0.4  # share of the steps after the last change of sparsity or threshold

@@ -43,7 +43,9 @@ def _rows(files: dict[str, Path], split: str) -> list[dict[str, Any]]:
 
 
 _LOAD = """
-import sys
+import logging as standard, sys
+for name in ("torchao", "torch.utils._pytree"):  # says what it lacks whenever transformers imports it, whatever the folder
+    standard.getLogger(name).setLevel(standard.ERROR)
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging
 logging.disable_progress_bar()
