@@ -53,7 +53,7 @@ class GptqConfig(MethodConfig):
     act_order: bool = True  # round the inputs with the largest diag(H) first, while many others can still move
     percdamp: float = 0.01  # added to the diagonal of H, as a share of its mean
     block_size: int = 128  # inputs between two updates of all later ones; decides speed, not the result
-    examples: int = 128  # training texts that calibrate
+    examples: int = 512  # training texts that calibrate; too few, and weights are fitted to these texts alone
     minimum_share: float = 0.9  # of the encoder's linears that must be quantised; below it the result is refused
 
     def __post_init__(self) -> None:
