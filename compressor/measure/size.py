@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Written about the artifact, not part of it.
 _RECORDS: Final = frozenset({"manifest.json", "result.json", "report.md", "run.yaml", "log.txt", "teacher.json"})
+_NO_WEIGHTS: Final = ("_scale", "_zero_point", ".scale", ".zero")  # endings of what only says how integers are meant
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".data")
 
 
@@ -63,7 +64,7 @@ def count_parameters(form: Form, module: nn.Module | None, folder: Path | None) 
         import onnx
 
         graph = onnx.load(str(the_only(folder, ".onnx")), load_external_data=False).graph
-        return sum(math.prod(i.dims) for i in graph.initializer if not i.name.endswith(("_scale", "_zero_point")))
+        return sum(math.prod(i.dims) for i in graph.initializer if not i.name.endswith(_NO_WEIGHTS))
     import openvino
 
     model = openvino.Core().read_model(the_only(folder, ".xml"))
@@ -72,19 +73,27 @@ def count_parameters(form: Form, module: nn.Module | None, folder: Path | None) 
 
 
 def _packed(module: nn.Module) -> int:
-    """Count integer weights held as buffers or inside torch.ao's packed linears, and the second of two 4-bit ones in a byte."""
+    """Count the weights that are no float parameters any more.
+
+    A linear whose weight is packed into integers says by its shape how many it stands for, whatever their bits; other integer
+    matrices hold one each.
+    """
     import torch
 
     small = (torch.int8, torch.uint8)
-    buffers = {id(b): b for b in module.buffers() if b.dtype in small and b.ndim >= 2}
-    count = sum(b.numel() for b in buffers.values())
-    for parameter in module.parameters():
-        if (
-            state := getattr(parameter, "quant_state", None)
-        ) is not None:  # bitsandbytes' 4-bit weights know their shape
-            count += math.prod(state.shape) - parameter.numel()
+    count, inside = 0, set[int]()
     for part in module.modules():
-        if "quantized" in type(part).__module__ and callable(weight := getattr(part, "weight", None)):
+        sizes = getattr(part, "in_features", None), getattr(part, "out_features", None)
+        own = [b for b in part.buffers(recurse=False) if b.dtype in small and b.ndim >= 2]
+        if own and "weight" not in part._parameters and isinstance(sizes[0], int) and isinstance(sizes[1], int):
+            count += sizes[0] * sizes[1]
+            inside |= {id(b) for b in own}
+        if "quantized" in type(part).__module__ and callable(weight := getattr(part, "weight", None)):  # torch.ao's
             bias = part.bias() if callable(part.bias) else None
             count += weight().numel() + (bias.numel() if bias is not None else 0)
+    count += sum(b.numel() for b in module.buffers() if b.dtype in small and b.ndim >= 2 and id(b) not in inside)
+    for parameter in module.parameters():
+        state = getattr(parameter, "quant_state", None)  # bitsandbytes' 4-bit weights know their shape
+        if state is not None:
+            count += math.prod(state.shape) - parameter.numel()
     return count

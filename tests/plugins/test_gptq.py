@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from compressor import store
-from compressor.api import encoder_linears, input_moments
+from compressor.api import encoder_linears, input_moments, parameter_count
 from compressor.config import StudentConfig
 from compressor.errors import ConfigError, Incompatible
+from compressor.measure.size import count_parameters
 from compressor.runtimes.export import export_onnx
 from compressor.testing import parametrize_with_checks
 from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder
@@ -245,3 +246,10 @@ def test_a_narrow_student_of_tinybert_is_quantised(tmp_path) -> None:
     result = house.compress([recipe, Gptq(GptqConfig(examples=4))], StudentConfig(layers=2, hidden_size=24))
     assert result.lineage[1].notes["linears_quantised"] == 2 * 6
     export_onnx(result.model, result.tokenizer, tmp_path / "onnx")  # checks its logits against torch's
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_packed_weights_are_counted_as_the_weights_that_they_stand_for(tmp_path, bits) -> None:
+    house = TinyHouse(tmp_path)
+    result = house.compress([Gptq(GptqConfig(bits=bits))])
+    assert count_parameters(result.form, result.model, None) == parameter_count(house.teacher.model)
