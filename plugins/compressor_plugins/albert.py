@@ -42,6 +42,13 @@ if TYPE_CHECKING:
 _HELD_BY_ALBERT: Final = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert"})
 _TIED_ONLY: Final = frozenset({"mpnet", "deberta-v2"})
 
+_OTHER_NAMES: Final = {
+    "hidden_act": "activation",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+    "intermediate_size": "hidden_dim",
+}
+
 
 class Share(StrEnum):
     """Which parameters the layers share (Lan et al. 2020, section 4.5, table 4)."""
@@ -51,6 +58,14 @@ class Share(StrEnum):
     ffn = "ffn"
 
 
+class Start(StrEnum):
+    """Where the shared weights of a group of layers start from."""
+
+    first = "first"
+    last = "last"
+    mean = "mean"
+
+
 @dataclass(slots=True, kw_only=True)
 class AlbertConfig(MethodConfig):
     """Options of `albert`."""
@@ -58,8 +73,8 @@ class AlbertConfig(MethodConfig):
     share: Share = Share.all  # all, attention, or ffn (the feed-forward part)
     groups: int = 1  # sets of neighbouring layers; each set has weights of its own
     embedding_size: int | None = None  # E, width of the factorised embeddings (the paper: 128); unset: not factorised
-    # For each group the layer (from 0) whose weights it starts from; unset: the mean of its layers.
-    start: list[int] | None = None
+    start: Start = Start.first  # what a group starts from: its first layer, its last, or the mean of its layers
+    start_layers: list[int] | None = None  # instead of `start`: for each group the layer (from 0) that it starts from
     genuine: bool = True  # share=all: transformers' own Albert; false: tied layers in the source's architecture
     hidden_weight: float = 5.0  # weight of the hidden-state loss; 0 leaves it out
     alpha: float = 0.0  # weight of the labels; the soft targets have 1 - alpha
@@ -70,7 +85,7 @@ class AlbertConfig(MethodConfig):
         for name, allowed, ok in (
             ("groups", "1 or more", self.groups >= 1),
             ("embedding_size", "2 or more", self.embedding_size is None or self.embedding_size >= 2),
-            ("start", "one layer of the source for each group, from 0", self._start_fits()),
+            ("start_layers", "one layer of the source for each group, from 0", self._start_fits()),
             ("hidden_weight", "0 or more", self.hidden_weight >= 0),
             ("alpha", "0 to 1", 0 <= self.alpha <= 1),
             ("temperature", "above 0", self.temperature > 0),
@@ -80,7 +95,14 @@ class AlbertConfig(MethodConfig):
                 raise ConfigError(f"method.albert.{name}={getattr(self, name)}", allowed=allowed)
 
     def _start_fits(self) -> bool:
-        return self.start is None or (len(self.start) == self.groups and min(self.start) >= 0)
+        return self.start_layers is None or (len(self.start_layers) == self.groups and min(self.start_layers) >= 0)
+
+    def origins(self, model: nn.Module) -> list[list[int]]:
+        """Return, for each group, the layers whose mean it starts from."""
+        if self.start_layers is not None:
+            return [[layer] for layer in self.start_layers]
+        groups = grouped(len(encoder_layers(model)), self.groups)
+        return [{Start.first: group[:1], Start.last: group[-1:], Start.mean: group}[self.start] for group in groups]
 
     @property
     def as_albert(self) -> bool:
@@ -91,10 +113,10 @@ class AlbertConfig(MethodConfig):
 class Albert(CompressionMethod[AlbertConfig]):
     """Share weights across layers and factorise the embeddings, then distil: far fewer bytes, speed about x1.
 
-    Sharing (Lan et al. 2020, section 3.1) makes the layers of a group one layer that runs several times; the group starts from
-    the mean of its layers or from one of them. Factorising replaces the V x H embedding table by V x E and E x H. The paper
-    trains both from scratch; here the model starts from its source and is brought back by `Imitation` of the teacher, whose
-    layers it still has one for one.
+    Sharing (Lan et al. 2020, section 3.1) makes the layers of a group one layer that runs several times. A group starts from
+    its first layer: in a trial the mean of its layers, whose neurons do not correspond, recovered far worse. Factorising
+    replaces the V x H embedding table by V x E and E x H. The paper trains both from scratch; here the model starts from its
+    source and is brought back by `Imitation` of the teacher, whose layers it still has one for one.
 
     The factorised table is the truncated SVD of the source's, weighted by how often the training text uses a token: U_k S_k
     is the table, V_k^T goes into the projection. ALBERT normalises at width E, before the projection, and BERT at width H,
@@ -128,10 +150,10 @@ class Albert(CompressionMethod[AlbertConfig]):
                 f"method.albert.groups={options.groups}: the student has {student.layers} layers",
                 allowed=f"1 to {student.layers}",
             )
-        outside = [layer for layer in options.start or [] if layer >= student.layers]
+        outside = [layer for layer in options.start_layers or [] if layer >= student.layers]
         if outside:
             raise Incompatible(
-                f"method.albert.start={options.start}: there is no layer {outside[0]}",
+                f"method.albert.start_layers={options.start_layers}: there is no layer {outside[0]}",
                 allowed=f"0 to {student.layers - 1}",
             )
         if options.as_albert and family(source.config) not in _HELD_BY_ALBERT:
@@ -180,7 +202,7 @@ class Albert(CompressionMethod[AlbertConfig]):
         options = self.config
         model: nn.Module = ctx.build_student(source)
         before = encoder_parameters(model)
-        tie_layers(model, options.share, options.groups, options.start)
+        tie_layers(model, options.share, options.groups, options.origins(model))
         structure: dict[str, Any] | None = {"shared": options.share.value, "groups": options.groups}
         if options.as_albert:
             model, structure = self._albert(model, source, ctx), None
@@ -189,10 +211,7 @@ class Albert(CompressionMethod[AlbertConfig]):
         if options.embedding_size is not None:
             layers = {-1: -1, **layers}
         loss = Imitation(
-            layers=layers,
-            hidden_weight=options.hidden_weight,
-            alpha=options.alpha,
-            temperature=options.temperature,
+            layers=layers, hidden_weight=options.hidden_weight, alpha=options.alpha, temperature=options.temperature
         )
         read: dict[str, Any] = {"signals": loss.signals, "student_signals": loss.student_signals}
         with dropout_of(model, options.dropout):
@@ -235,8 +254,8 @@ def grouped(layers: int, groups: int) -> list[list[int]]:
     return members
 
 
-def tie_layers(model: nn.Module, share: Share, groups: int, start: Sequence[int] | None = None) -> None:
-    """Give the layers of each group the same parameters, in place: objects shared, values the mean or one layer's."""
+def tie_layers(model: nn.Module, share: Share, groups: int, origins: Sequence[Sequence[int]]) -> None:
+    """Give the layers of each group the same parameters, in place: objects shared, values the mean of its `origins`."""
     import torch
     from torch import nn
 
@@ -244,8 +263,7 @@ def tie_layers(model: nn.Module, share: Share, groups: int, start: Sequence[int]
     shared: list[tuple[list[int], str, Tensor]] = []
     for number, members in enumerate(grouped(len(layers), groups)):
         for path in _shared_paths(model, layers[members[0]], share):
-            origins = members if start is None else [start[number]]
-            values = [layers[origin].get_parameter(path).detach() for origin in origins]
+            values = [layers[origin].get_parameter(path).detach() for origin in origins[number]]
             if any(value.shape != values[0].shape for value in values):
                 sizes = ", ".join(str(tuple(value.shape)) for value in values)
                 raise Incompatible(
@@ -295,29 +313,16 @@ def _albert_config(
     from transformers import AlbertConfig as HubConfig
 
     source: Any = config
-    dropout = getattr(source, "hidden_dropout_prob", getattr(source, "dropout", 0.0))
-    head_dropout = getattr(source, "classifier_dropout", getattr(source, "seq_classif_dropout", None))
-    values: dict[str, Any] = {
-        "vocab_size": source.vocab_size,
-        "embedding_size": embedding_size,
-        "hidden_size": source.hidden_size,
-        "num_hidden_layers": source.num_hidden_layers,
-        "num_hidden_groups": groups,
-        "inner_group_num": 1,
-        "num_attention_heads": source.num_attention_heads,
-        "intermediate_size": getattr(source, "intermediate_size", getattr(source, "hidden_dim", None)),
-        "hidden_act": getattr(
-            source, "hidden_act", getattr(source, "activation", None)
-        ),  # gelu stays gelu, not gelu_new
-        "hidden_dropout_prob": dropout,
-        "attention_probs_dropout_prob": getattr(
-            source, "attention_probs_dropout_prob", getattr(source, "attention_dropout", 0.0)
-        ),
-        "classifier_dropout_prob": dropout if head_dropout is None else head_dropout,
-        "initializer_range": source.initializer_range,
-    }
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "id2label", "label2id", "problem_type"):
+    values: dict[str, Any] = {"embedding_size": embedding_size, "num_hidden_groups": groups, "inner_group_num": 1}
+    for name in (
+        *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "initializer_range"),
+        *("pad_token_id", "bos_token_id", "eos_token_id", "id2label", "label2id", "problem_type"),
+    ):
         values[name] = getattr(source, name, None)
+    for name, distilberts in _OTHER_NAMES.items():  # the activation is the source's: gelu, not ALBERT's gelu_new
+        values[name] = getattr(source, name, getattr(source, distilberts, None))
+    head_dropout = getattr(source, "classifier_dropout", getattr(source, "seq_classif_dropout", None))
+    values["classifier_dropout_prob"] = values["hidden_dropout_prob"] if head_dropout is None else head_dropout
     if model is not None:
         tables = embedding_tables(model)
         values["max_position_embeddings"] = len(tables.position_PH)
@@ -340,7 +345,5 @@ def _fill_layer(target: Any, model: nn.Module, layer: nn.Module) -> None:
         (target.full_layer_layer_norm, after_ffn),
     ):
         if any(a.shape != b.shape for a, b in zip(new.parameters(), old.parameters(), strict=True)):
-            raise Incompatible(
-                "ALBERT has as many heads in each layer as its width has room for, and this source lost some"
-            )
+            raise Incompatible("an ALBERT layer has as many heads as its width has room for, and this source lost some")
         new.load_state_dict(old.state_dict())

@@ -26,6 +26,7 @@ from compressor_plugins.albert import (
     Albert,
     AlbertConfig,
     Share,
+    Start,
     encoder_parameters,
     grouped,
     tie_layers,
@@ -63,10 +64,13 @@ def test_groups_are_those_of_transformers() -> None:
     assert grouped(12, 5) == [[0, 1, 2], [3, 4], [5, 6, 7], [8, 9], [10, 11]]
 
 
-@pytest.mark.parametrize(("start", "layers"), [(None, [0, 1, 2, 3]), ([2], [2])])
-def test_the_shared_layer_starts_from_the_mean_or_the_chosen_layer(tmp_path, start, layers) -> None:
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [({}, [0]), ({"start": Start.last}, [3]), ({"start": Start.mean}, [0, 1, 2, 3]), ({"start_layers": [2]}, [2])],
+)
+def test_the_shared_layer_starts_from_one_layer_or_from_the_mean(tmp_path, options, layers) -> None:
     house = TinyHouse(tmp_path)
-    albert, _ = started(house, Albert(AlbertConfig(start=start)))
+    albert, _ = started(house, Albert(AlbertConfig(**options)))
     weights = [layer.intermediate.dense.weight.detach().numpy() for layer in encoder_layers(house.teacher.model)]
     got = encoder_layers(albert)[0].ffn.weight.detach().numpy()
     np.testing.assert_allclose(got, np.mean([weights[layer] for layer in layers], axis=0), atol=1e-7)
@@ -81,7 +85,7 @@ def test_the_shared_layer_starts_from_the_mean_or_the_chosen_layer(tmp_path, sta
 )
 def test_only_the_chosen_part_is_shared(tmp_path, share, shared, own) -> None:
     model = TinyHouse(tmp_path).teacher.model
-    tie_layers(model, share, 2)
+    tie_layers(model, share, 2, [[0], [2]])
     pointers = [{p: layer.get_parameter(p).data_ptr() for p in (shared, own)} for layer in encoder_layers(model)]
     assert [p[shared] for p in pointers].count(pointers[0][shared]) == 2 and pointers[0][shared] != pointers[3][shared]
     assert len({p[own] for p in pointers}) == 4
@@ -257,8 +261,8 @@ def test_int8_after_albert_quantises_the_shared_layer_wherever_it_runs(tmp_path)
     [
         {"groups": 0},
         {"embedding_size": 1},
-        {"start": [0, 1]},
-        {"start": [-1]},
+        {"start_layers": [0, 1]},
+        {"start_layers": [-1]},
         {"hidden_weight": -1.0},
         {"alpha": 2.0},
         {"temperature": 0.0},
@@ -275,7 +279,7 @@ def test_options_out_of_range_are_named(options) -> None:
     [
         ({"groups": 5}, {}, "the student has 4 layers"),
         ({"groups": 3}, {"layers": 2}, "the student has 2 layers"),
-        ({"start": [4]}, {}, "no layer 4"),
+        ({"start_layers": [4]}, {}, "no layer 4"),
         ({"embedding_size": 32}, {}, "embeddings are 32 wide"),
         ({"embedding_size": 8, "share": Share.ffn}, {}, "only ALBERT's own architecture"),
         ({}, {"hidden_size": 16, "heads": 2}, "keeps its source's width"),
