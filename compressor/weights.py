@@ -73,6 +73,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         MissingExtra: The weights are torchao's, and it is not installed.
     """
     from safetensors import SafetensorError, safe_open
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
     path = folder / FILE_NAME
     if not path.is_file():
@@ -84,6 +85,9 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         shared = {name: kept for name, kept in header.items() if kept in state}
         if _TORCHAO in header:
             model.load_state_dict(_joined(state, header), assign=True)
+            for parameter in model.parameters():
+                if is_traceable_wrapper_subclass(parameter):
+                    parameter.requires_grad_(False)  # as quantised: no exporter takes integers that ask for a gradient
         else:
             model.load_state_dict({**state, **{name: state[kept] for name, kept in shared.items()}})
     except (RuntimeError, OSError, SafetensorError) as error:

@@ -168,6 +168,8 @@ class Int4WeightOnly(CompressionMethod[Int4WeightOnlyConfig]):
                 activation_quantization=None,
             )
         model.load_state_dict(parts, assign=True)
+        for name in packed:
+            model.get_parameter(name).requires_grad_(False)  # no exporter takes integers that ask for a gradient
 
 
 def pack(values: Tensor) -> Tensor:

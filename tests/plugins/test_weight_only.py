@@ -142,7 +142,10 @@ def test_transformers_reads_int8_and_is_kept_from_misreading_int4(house, tmp_pat
 def test_an_export_computes_the_same(house, tmp_path, method) -> None:
     house = TinyHouse(tmp_path / "shallow", layers=1)
     result = house.compress([method])
-    export_onnx(result.model, result.tokenizer, tmp_path / "onnx")  # raises where logits differ by more than 1e-4
+    store.save(result, tmp_path / "saved")
+    assert not any(m.weight.requires_grad for m in encoder_linears(result.model).values())
+    again = store.load(tmp_path / "saved")
+    export_onnx(again.model, again.tokenizer, tmp_path / "onnx")  # raises where logits differ by more than 1e-4
 
 
 def test_a_group_that_does_not_divide_the_width_is_an_error_that_names_the_linears(house) -> None:
