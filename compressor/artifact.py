@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -45,6 +45,8 @@ class Step:
     structure: Mapping[str, JSON] | None = None
     notes: Mapping[str, JSON] = field(default_factory=dict)
     seconds: float = 0.0
+    # Heads and neurons of each layer that `structure` was made on, where they were not those of the config.
+    source_shapes: Sequence[Mapping[str, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,7 @@ def _local(place: str | Path, options: dict[str, Any]) -> Path:
 
 def _register() -> None:
     AutoConfig.register(store.MODEL_TYPE, CompressedConfig, exist_ok=True)
-    heads = ("SequenceClassification", "TokenClassification")
+    heads = ("SequenceClassification", "TokenClassification", "MaskedLM")
     for auto in ("AutoModel", *(f"AutoModelFor{head}" for head in heads)):
         stand_in = type(auto.replace("Auto", "Compressed"), (CompressedModel,), {"auto_class": auto})
         getattr(transformers, auto).register(CompressedConfig, stand_in, exist_ok=True)

@@ -11,13 +11,15 @@ from compressor.artifact import Form
 class Capabilities:
     """What a method needs, takes and leaves; the engine reads it before anything is spent.
 
-    `signals` names the kinds of teacher output it may ask for in `Context.fit`: logits, hidden, attention, qkv.
-    `tasks` and `families` are None when any will do. `own_student`: where nothing of `student.*` is set, a method that
-    reads it makes a student of its own shape. `rebuilds`: the result has modules that the method itself must put back
-    before its weights can be read (`structure` by module names), so that layers can no longer be picked from it.
-    `own_source`: the method starts from a model of its own, so that only the first place of a chain is its.
-    `leaves_zeros`: weights of the result are zero, and nothing but this method holds them there when something trains.
-    `leaves_quantised`: the result's weights are integers, packed or rounded for good, so that no method can follow.
+    `signals` names the kinds of teacher output it may ask for in `Context.fit`: logits, hidden, attention, qkv. `tasks` and
+    `families` are None when any will do. `own_student`: where nothing of `student.*` is set, a method that reads it makes a
+    student of its own shape. `rebuilds`: the result has modules that the method itself must put back before its weights can
+    be read (`structure` by module names), so that layers can no longer be picked from it. `cuts`: it takes layers, heads,
+    neurons or widths away from its source. `ties_layers`: separate layers of the result share weights, which cutting or
+    replacing one of them would part. `own_source`: the method starts from a model of its own, so that only the first place
+    of a chain is its. `leaves_zeros`: weights of the result are zero, and nothing but this method holds them there when
+    something trains. `leaves_quantised`: the result's weights are integers, packed or rounded for good, so that no method
+    can follow.
     """
 
     needs_training: bool = False
@@ -26,6 +28,8 @@ class Capabilities:
     reads_student: bool = False
     own_student: bool = False
     rebuilds: bool = False
+    cuts: bool = False
+    ties_layers: bool = False
     own_source: bool = False
     accepts: Form = Form.torch
     produces: Form = Form.torch

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from compressor import surgery
 from compressor.artifact import Blueprint, CompressedModel, Form, Step
 from compressor.config import ChainStep, StudentConfig
 from compressor.context import Context, Plan
@@ -117,14 +118,23 @@ def _check_link(method: CompressionMethod[Any], name: str, before: str, source: 
 
 
 def _check_picking(method: CompressionMethod[Any], name: str, links: Sequence[Link], plan: Plan) -> None:
-    """Refuse to pick layers out of a model whose modules a step before replaced by name."""
+    """Refuse to pick or cut layers whose modules a step before replaced by name, and to change tied ones one by one."""
     wants = method.capabilities
-    rebuilt = next((link for link in links if link.method.capabilities.rebuilds), None)
-    if rebuilt is not None and wants.reads_student and (plan.student.chosen() or wants.own_student):
-        raise Incompatible(
-            f"method '{name}' builds a student from the layers of its source, and '{rebuilt.name}' replaced modules in them",
-            hint=f"put '{name}' before '{rebuilt.name}'",
-        )
+    picks = wants.reads_student and (plan.student.chosen() or wants.own_student)
+    for link in links:
+        before = link.method.capabilities
+        if before.rebuilds and (picks or wants.cuts):
+            raise Incompatible(
+                f"method '{name}' {'builds a student from' if picks else 'cuts'} the layers of its source, and '{link.name}' "
+                "replaced modules in them",
+                hint=f"put '{name}' before '{link.name}'",
+            )
+        if before.ties_layers and (wants.cuts or wants.rebuilds or wants.leaves_zeros):
+            raise Incompatible(
+                f"method '{name}' changes layers one by one, and those that '{link.name}' leaves share weights",
+                allowed="a form of sharing that is one layer, run several times",
+                hint=f"put '{name}' before '{link.name}'",
+            )
 
 
 def _warn_of_filling(method: CompressionMethod[Any], name: str, links: Sequence[Link]) -> None:
@@ -148,6 +158,8 @@ def run(
         PluginError: A method returned something that its declaration does not allow.
     """
     artifact = teacher
+    if teacher.module is not None:
+        teacher.module.cpu()  # another chain may have taught with it on a GPU
     for position, link in enumerate(links):
         start = time.perf_counter()
         result = link.method.compress(artifact, make_context(position, link))
@@ -160,6 +172,7 @@ def run(
             structure=result.structure,
             notes=result.notes,
             seconds=time.perf_counter() - start,
+            source_shapes=None if result.structure is None else surgery.shapes(artifact.model),
         )
         artifact = replace(
             result,

@@ -1,8 +1,9 @@
 """Save an artifact to a folder and load it back, in any process.
 
 A torch artifact is an ordinary Hugging Face folder (config, safetensors, tokenizer) plus `compressor.json`, which holds the
-lineage. Loading builds the skeleton from the saved, final config, lets each step with a recorded structure rebuild it, cuts
-what is still wider than its recorded shape, and loads the weights once. A compiled artifact is the folder its runtime reads.
+lineage. Loading builds the skeleton from the saved, final config, lets each step with a recorded structure rebuild it (cut
+to the shapes that the step found), cuts what is still wider than its final shape, and loads the weights once. A compiled
+artifact is the folder its runtime reads.
 
 Where transformers alone could not build the model from its config, `config.json` names a model type of ours and holds the
 encoder's config inside, so that `AutoModel` refuses the folder rather than misreading it; after `import compressor.auto` it
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from compressor import commit, surgery
 from compressor.artifact import CompressedModel, Form, Head, Step
 from compressor.errors import ConfigError, PluginError, StoreError
+from compressor.families import encoder_layers
 from compressor.method import CompressionMethod
 from compressor.registry import Registry
 from compressor.registry import load as load_registry
@@ -164,14 +166,28 @@ def _module(folder: Path, record: Mapping[str, Any], artifact: CompressedModel, 
     for step in artifact.lineage:
         if step.structure is not None:
             registry = registry or load_registry()
+            _reshape(module, step.source_shapes, folder)
             module = instantiate(step, registry).rebuild(module, step.structure)
-    if record.get("layer_shapes") is not None:
-        surgery.reshape(module, record["layer_shapes"])
+    _reshape(module, record.get("layer_shapes"), folder)
     if record["weights_of"] is None:
         load_weights(module, folder)
     else:
         instantiate(artifact.lineage[record["weights_of"]], registry or load_registry()).load_weights(module, folder)
     return module.eval()
+
+
+def _reshape(module: nn.Module, shapes: Any, folder: Path) -> None:
+    """Cut layers to recorded shapes.
+
+    Raises:
+        StoreError: The layers are not those that the shapes were recorded of.
+    """
+    if shapes is None:
+        return
+    layers = len(encoder_layers(module))
+    if len(shapes) != layers:
+        raise StoreError(f"{folder} records the shapes of {len(shapes)} layers, and its config has {layers}")
+    surgery.reshape(module, shapes)
 
 
 def _format_owner(lineage: tuple[Step, ...], registry: Registry | None) -> int | None:

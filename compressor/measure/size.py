@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Written about the artifact, not part of it.
 _RECORDS: Final = frozenset({"manifest.json", "result.json", "report.md", "run.yaml", "log.txt", "teacher.json"})
-_NO_WEIGHTS: Final = ("_scale", "_zero_point", ".scale", ".zero")  # endings of what only says how integers are meant
+NO_WEIGHTS: Final = ("_scale", "_zero_point", ".scale", ".zero")  # endings of what only says how integers are meant
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".data")
 
 
@@ -64,7 +64,7 @@ def count_parameters(form: Form, module: nn.Module | None, folder: Path | None) 
         import onnx
 
         graph = onnx.load(str(the_only(folder, ".onnx")), load_external_data=False).graph
-        return sum(math.prod(i.dims) for i in graph.initializer if not i.name.endswith(_NO_WEIGHTS))
+        return sum(math.prod(i.dims) for i in graph.initializer if not i.name.endswith(NO_WEIGHTS))
     import openvino
 
     model = openvino.Core().read_model(the_only(folder, ".xml"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from compressor.artifact import Form
 from compressor.errors import Incompatible
-from compressor.measure.size import weight_files
+from compressor.measure.size import NO_WEIGHTS, weight_files
 from compressor.runtimes.base import the_only
 from compressor.surgery import encoder_linears
 
@@ -84,7 +84,7 @@ def _of_onnx(folder: Path) -> int | None:
     points = [i for i in graph.initializer if i.name.endswith("_zero_point")]
     if any(numpy_helper.to_array(point).any() for point in points):
         return None
-    weights = [i for i in graph.initializer if not i.name.endswith(("_scale", "_zero_point"))]
+    weights = [i for i in graph.initializer if not i.name.endswith(NO_WEIGHTS)]
     return sum(int((numpy_helper.to_array(weight) != 0).sum()) for weight in weights)
 
 

@@ -133,9 +133,15 @@ class Albert(CompressionMethod[AlbertConfig]):
         reads_student=True,
         own_student=True,
         signals=frozenset({"logits", "hidden"}),
+        tasks=frozenset({"classification", "regression", "token_classification"}),
         families=_HELD_BY_ALBERT | _TIED_ONLY,
     )
     references = ("Lan et al. 2020, arXiv:1909.11942",)
+
+    def __init__(self, config: AlbertConfig) -> None:
+        super().__init__(config)
+        if not config.as_albert:
+            self.capabilities = replace(self.capabilities, ties_layers=True)
 
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse a narrower student, groups that do not fit, and what ALBERT's config cannot hold."""
@@ -243,9 +249,6 @@ class Albert(CompressionMethod[AlbertConfig]):
         return albert
 
 
-# sharing
-
-
 def grouped(layers: int, groups: int) -> list[list[int]]:
     """Return the layers of each group, as transformers' ALBERT assigns them: layer i to group int(i / (layers / groups))."""
     members: list[list[int]] = [[] for _ in range(groups)]
@@ -297,9 +300,6 @@ def _norms(layer: nn.Module) -> list[nn.Module]:
 def encoder_parameters(model: nn.Module) -> int:
     """Count the parameters of the encoder's layers, shared ones once."""
     return sum({id(p): p.numel() for layer in encoder_layers(model) for p in layer.parameters()}.values())
-
-
-# transformers' ALBERT
 
 
 def _embedding_width(source: Blueprint) -> int:

@@ -212,12 +212,13 @@ class MiniLM(CompressionMethod[MiniLMConfig]):
         return {**result.summary(), "relation heads": relations.heads, "teacher layer": relations.layer}
 
     def _shape(self, source: Blueprint, plan: Plan) -> StudentConfig:
-        """Return half of the source's layers, under what the user set."""
-        return replace(StudentConfig(layers=max(1, source.layers // 2)), **plan.student.chosen())
+        """Return half of the source's layers where no link before took any, under what the user set."""
+        halved = source.layers == plan.teacher.layers and source.layers > 1
+        return replace(StudentConfig(layers=source.layers // 2 if halved else None), **plan.student.chosen())
 
     def _start(self, source: CompressedModel, ctx: Context, shape: StudentConfig) -> tuple[nn.Module, str]:
         """Return a student before training, and where its weights are from."""
-        student = ctx.build_student(source, shape)
+        student = ctx.build_student(source, shape if shape.chosen() else None)
         if shape.init == "random":
             return student, "random weights"
         if shape.hidden_size in (None, source.blueprint.hidden_size):

@@ -111,6 +111,7 @@ class MobileBert(CompressionMethod[MobileBertConfig]):
         reads_student=True,
         own_student=True,
         signals=frozenset({"logits", "hidden", "attention"}),
+        tasks=frozenset({"classification", "regression", "token_classification"}),
     )
     references = ("Sun et al. 2020, arXiv:2004.02984",)
 

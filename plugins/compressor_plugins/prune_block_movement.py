@@ -96,7 +96,7 @@ class PruneBlockMovement(CompressionMethod[PruneBlockMovementConfig]):
     """
 
     Config = PruneBlockMovementConfig
-    capabilities = Capabilities(needs_training=True, signals=frozenset({"logits", "hidden"}))
+    capabilities = Capabilities(needs_training=True, cuts=True, signals=frozenset({"logits", "hidden"}))
     references = ("Lagunas et al. 2021, arXiv:2109.04838, section 3", "Sanh, Wolf, Rush 2020, arXiv:2005.07683")
 
     def check(self, source: Blueprint, plan: Plan) -> None:

@@ -29,6 +29,7 @@ from compressor.api import (
     neurons_can_go,
     refit_outputs,
     settle_width,
+    smallest,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class PruneFfn(CompressionMethod[PruneFfnConfig]):
     """
 
     Config = PruneFfnConfig
-    capabilities = Capabilities()
+    capabilities = Capabilities(cuts=True)
     references = (
         "Molchanov et al. 2019, arXiv:1906.10771",
         "Molchanov et al. 2017, arXiv:1611.06440",
@@ -164,8 +165,11 @@ class PruneFfn(CompressionMethod[PruneFfnConfig]):
         import torch
 
         together = torch.cat(scores)
-        threshold = together.topk(max(1, round(self.config.keep * len(together)))).values.min()
-        return [self._kept_of(len(score), float((score >= threshold).sum()) / len(score)) for score in scores]
+        kept = ~smallest(together, len(together) - max(1, round(self.config.keep * len(together))))
+        return [
+            self._kept_of(len(score), float(part.sum()) / len(score))
+            for score, part in zip(scores, torch.split(kept, [len(score) for score in scores]), strict=True)
+        ]
 
 
 def importance(gradients_NF: Tensor, kind: NeuronImportance) -> Tensor:

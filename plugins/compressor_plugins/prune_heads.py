@@ -80,7 +80,7 @@ class PruneHeads(CompressionMethod[PruneHeadsConfig]):
     """
 
     Config = PruneHeadsConfig
-    capabilities = Capabilities()
+    capabilities = Capabilities(cuts=True)
     references = (
         "Michel, Levy, Neubig 2019, arXiv:1905.10650",
         "Molchanov et al. 2019, arXiv:1906.10771",

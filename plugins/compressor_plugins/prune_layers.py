@@ -85,7 +85,7 @@ class PruneLayers(CompressionMethod[PruneLayersConfig]):
     """
 
     Config = PruneLayersConfig
-    capabilities = Capabilities()
+    capabilities = Capabilities(cuts=True)
     references = (
         "Sajjad et al. 2023, arXiv:2004.03844",
         "Men et al. 2024 (ShortGPT), arXiv:2403.03853",

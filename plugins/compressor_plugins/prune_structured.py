@@ -87,7 +87,11 @@ class PruneStructured(CompressionMethod[PruneStructuredConfig]):
 
     Config = PruneStructuredConfig
     capabilities = Capabilities(
-        families=frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"})
+        cuts=True,
+        tasks=frozenset(
+            {"classification", "regression", "token_classification"}
+        ),  # a masked-LM head is tied to the table
+        families=frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"}),
     )
     references = (
         "Fang et al. 2023 (DepGraph), arXiv:2301.12900",
@@ -103,6 +107,13 @@ class PruneStructured(CompressionMethod[PruneStructuredConfig]):
                 f"method.prune_structured.hidden={self.config.hidden} makes the hidden states as wide as the embeddings "
                 f"({table}), and transformers then leaves out the projection between them",
                 hint="another method.prune_structured.hidden",
+            )
+        filling = self._shape(source.config)[0] // (source.hidden_size // int(source.config.num_attention_heads))
+        if self._shape(source.config)[2] > filling:
+            raise Incompatible(
+                f"method.prune_structured.heads={self.config.heads} keeps {self._shape(source.config)[2]} heads, and the "
+                f"narrower hidden states have room for {filling}",
+                hint="leave method.prune_structured.heads out, or set it to method.prune_structured.hidden or less",
             )
         if self._shape(source.config) == (*_widths(source.config), int(source.config.num_attention_heads)):
             raise Incompatible(
@@ -241,7 +252,10 @@ def _settle_hidden(config: PretrainedConfig, hidden: int) -> None:
     """Write the hidden width into the config, with as many heads of the old width as fill it."""
     old, width = int(config.hidden_size), int(config.hidden_size) // int(config.num_attention_heads)
     for name in _SAME_WIDTH:
-        if getattr(config, name, None) == old:
+        projected = name == "embedding_size" and hasattr(
+            config, "num_hidden_groups"
+        )  # ALBERT's tables keep their width
+        if getattr(config, name, None) == old and not projected:
             setattr(config, name, hidden)
     config.hidden_size = hidden
     config.num_attention_heads = hidden // width

@@ -198,14 +198,16 @@ class TinyBert(CompressionMethod[TinyBertConfig]):
         return source.evolve(model=student, notes=notes | result.summary())
 
     def _shape(self, source: Blueprint, plan: Plan) -> StudentConfig:
-        """Return the preset's shape, scaled to the source, under what the user set."""
-        return replace(preset_shape(self.config.preset, source), **plan.student.chosen())
+        """Return the preset's shape, scaled to the source, under what the user set; a chain halves the layers once."""
+        halved = self.config.preset == "6l" and source.layers < plan.teacher.layers
+        base = StudentConfig() if halved else preset_shape(self.config.preset, source)
+        return replace(base, **plan.student.chosen())
 
     def _start(
         self, source: CompressedModel, ctx: Context, shape: StudentConfig
     ) -> tuple[nn.Module, Tensor | None, dict[str, Any]]:
         """Return the student before training, the projection it came by, and what to say about it."""
-        student = ctx.build_student(source, shape)
+        student = ctx.build_student(source, shape if shape.chosen() else None)
         if shape.init == "random":
             return student, None, {"initialisation": "random weights"}
         if shape.hidden_size in (None, source.blueprint.hidden_size):
@@ -213,7 +215,6 @@ class TinyBert(CompressionMethod[TinyBertConfig]):
         batches = draw_batches(ctx.batches("train", source.tokenizer), _PROBE_EXAMPLES, ctx.seed)
         layers = spread(source.blueprint.layers, int(student.config.num_hidden_layers))  # type: ignore[union-attr, arg-type]
         found = narrow_weights(student.cpu(), source.model.cpu(), layers, [batch.to("cpu") for batch in batches])
-        ctx.logger.info("the projected start holds %.1f %% of the hidden states' energy", 100 * found.energy)
         said = f"the source's layers {layers}, projected onto {found.basis.shape[1]} directions of its states"
         return student, found.basis, {"initialisation": said, "energy kept": found.energy, "random parts": found.drawn}
 
