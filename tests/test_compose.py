@@ -107,6 +107,11 @@ def test_every_teacher_composes(methods, teacher) -> None:
     assert composed(methods, f"teacher={teacher}").teacher.checkpoint
 
 
+def test_every_method_is_in_some_experiment(methods) -> None:
+    used = {step.name for name in choices("experiment") for step in composed(methods, f"experiment={name}").chain}
+    assert set(methods.methods) - used == set()
+
+
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_composes(methods, experiment) -> None:
     assert composed(methods, f"experiment={experiment}").chain

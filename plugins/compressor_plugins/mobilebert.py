@@ -117,7 +117,13 @@ class MobileBert(CompressionMethod[MobileBertConfig]):
 
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse sizes that do not fit each other or the teacher."""
+        from transformers.activations import ACT2FN
+
         options, student, config = self.config, plan.student, self._student_config(source, plan)
+        if options.activation not in ACT2FN:
+            raise Incompatible(
+                f"method.mobilebert.activation={options.activation}", allowed=", ".join(sorted(map(str, ACT2FN)))
+            )
         if student.init not in (None, "random"):
             raise Incompatible(
                 f"student.init={student.init}: no layer of the source fits into a bottleneck",
