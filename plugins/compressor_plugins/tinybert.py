@@ -344,7 +344,6 @@ def squared_error(student_ND: Tensor, teacher_ND: Tensor, relative: bool = False
 
 def score_error(student_BHLL: Tensor, teacher_BHLL: Tensor, mask_BL: Tensor, relative: bool = False) -> Tensor:
     """Return the mean squared error of scores over heads and pairs of real tokens (equation 7)."""
-    pairs_BLL = mask_BL[:, :, None] & mask_BL[:, None, :]
-    return squared_error(
-        student_BHLL.transpose(0, 1)[:, pairs_BLL], teacher_BHLL.transpose(0, 1)[:, pairs_BLL], relative
-    )
+    apart_B1LL = ~(mask_BL[:, None, :, None] & mask_BL[:, None, None, :])
+    error, size = (x.masked_fill(apart_B1LL, 0.0).square().sum() for x in (student_BHLL - teacher_BHLL, teacher_BHLL))
+    return error / size if relative else error / ((~apart_B1LL).sum() * student_BHLL.shape[1])
