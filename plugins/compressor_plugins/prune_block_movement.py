@@ -100,7 +100,12 @@ class PruneBlockMovement(CompressionMethod[PruneBlockMovementConfig]):
     references = ("Lagunas et al. 2021, arXiv:2109.04838, section 3", "Sanh, Wolf, Rush 2020, arXiv:2005.07683")
 
     def check(self, source: Blueprint, plan: Plan) -> None:
-        """Refuse families whose layers cannot lose what shall go."""
+        """Refuse families whose layers cannot lose what shall go, and a threshold beside a share."""
+        if self.config.keep is not None and self.config.threshold != PruneBlockMovementConfig().threshold:
+            raise Incompatible(
+                f"method.prune_block_movement.threshold={self.config.threshold}: with keep={self.config.keep} nothing reads it",
+                hint="method.prune_block_movement.keep=null",
+            )
         for name, wanted, why in (
             ("heads", self.config.heads, heads_can_go(source.config)),
             ("neurons", self.config.neurons, neurons_can_go(source.config)),

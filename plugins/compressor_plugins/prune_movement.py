@@ -10,14 +10,17 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from compressor.api import (
+    Blueprint,
     Capabilities,
     CompressedModel,
     CompressionMethod,
     ConfigError,
     Context,
     Imitation,
+    Incompatible,
     LossInputs,
     MethodConfig,
+    Plan,
     cubic,
     encoder_linears,
     smallest,
@@ -98,6 +101,17 @@ class PruneMovement(CompressionMethod[PruneMovementConfig]):
     Config = PruneMovementConfig
     capabilities = Capabilities(needs_training=True, leaves_zeros=True, signals=frozenset({"logits", "hidden"}))
     references = ("Sanh, Wolf, Rush 2020, arXiv:2005.07683, section 4", "Zhu, Gupta 2017, arXiv:1710.01878, equation 1")
+
+    def check(self, source: Blueprint, plan: Plan) -> None:
+        """Refuse options that the variant does not read."""
+        unread = ("threshold", "regularization") if self.config.variant is Movement.hard else ("sparsity",)
+        for name in unread:
+            value = getattr(self.config, name)
+            if value != getattr(PruneMovementConfig(), name):
+                raise Incompatible(
+                    f"method.prune_movement.{name}={value}: variant={self.config.variant} does not read it",
+                    hint="leave it out, or choose the other method.prune_movement.variant",
+                )
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Train weights and scores together, then make the masked weights the model's own."""

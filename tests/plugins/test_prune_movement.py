@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.errors import ConfigError
+from compressor.errors import ConfigError, Incompatible
 from compressor.surgery import encoder_linears
 from compressor.testing import parametrize_with_checks
 from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder
@@ -104,14 +104,9 @@ def test_soft_thresholds_the_sigmoid_and_lambda_rises_with_the_threshold() -> No
 @pytest.mark.parametrize("variant", list(Movement))
 def test_the_result_is_a_plain_dense_checkpoint_with_zeros(tmp_path, variant) -> None:
     house = TinyHouse(tmp_path)
+    own = {"threshold": 0.5} if variant is SOFT else {"sparsity": 0.75}
     options = PruneMovementConfig(
-        variant=variant,
-        start=ScoreStart.zero,
-        sparsity=0.75,
-        threshold=0.5,
-        score_learning_rate=1.0,
-        warm_up=0.0,
-        cool_down=0.0,
+        variant=variant, start=ScoreStart.zero, score_learning_rate=1.0, warm_up=0.0, cool_down=0.0, **own
     )
     result = house.compress([PruneMovement(options)])
     linears = encoder_linears(result.model)
@@ -153,7 +148,8 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path, monkeypatch, variant)
     from compressor.training.interrupts import Interrupted
     from compressor.training.stage import Stage
 
-    options = PruneMovementConfig(variant=variant, threshold=0.5, score_learning_rate=0.3, cool_down=0.2)
+    own = {"threshold": 0.5} if variant is SOFT else {}
+    options = PruneMovementConfig(variant=variant, score_learning_rate=0.3, cool_down=0.2, **own)
     house = TinyHouse(tmp_path)
     house.train.epochs = 2
     whole = house.compress([PruneMovement(options)])
@@ -209,3 +205,11 @@ def test_every_family_is_taken(tmp_path, family) -> None:
 def test_options_out_of_range_are_named(options, told) -> None:
     with pytest.raises(ConfigError, match=told):
         PruneMovementConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"variant": Movement.soft, "sparsity": 0.95}, {"threshold": 0.3}, {"regularization": 5.0}], ids=str
+)
+def test_options_that_the_variant_does_not_read_are_refused(tmp_path, options) -> None:
+    with pytest.raises(Incompatible, match="does not read it"):
+        TinyHouse(tmp_path).check([PruneMovement(PruneMovementConfig(**options))])
