@@ -7,7 +7,7 @@ form from which ONNX Runtime makes integer kernels.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,6 @@ from compressor.errors import Incompatible
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-    from onnxruntime import InferenceSession
 
 _FOLDED = ("Transpose", "Identity")
 _INTEGER = ("MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QGemm", "QLinearMatMul")
@@ -96,16 +95,31 @@ def read_graph(path: Path) -> ModelProto:
     return model
 
 
-def session_of(model: ModelProto) -> InferenceSession:
-    """Open a graph in ONNX Runtime with torch's number of threads, which do not spin between calls."""
+def observe(
+    model: ModelProto, names: Sequence[str], feeds: Iterable[Mapping[str, NDArray[np.int64]]]
+) -> Iterator[dict[str, NDArray[np.float32]]]:
+    """Run a graph in ONNX Runtime on each batch and give the named tensors, inner ones too.
+
+    It has torch's number of threads, and they do not spin between calls.
+    """
     import onnxruntime as ort
     import torch
+    from onnx import ValueInfoProto
 
+    names = list(dict.fromkeys(names))
+    watched = type(model)()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(ValueInfoProto(name=name) for name in names)
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    taken = [i.name for i in session.get_inputs()]
+    for feed in feeds:
+        found = session.run(names, {name: feed[name] for name in taken})
+        yield dict(zip(names, found, strict=True))
 
 
 def weight_linears(graph: GraphProto) -> list[NodeProto]:

@@ -8,7 +8,7 @@ of different lengths, and its SmoothQuant needs another package. A test holds ou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -134,33 +134,18 @@ def attention_products(model: ModelProto) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type == "MatMul" and not stored & set(n.input)]
 
 
-def observe(model: ModelProto, names: Sequence[str], feeds: Sequence[Feed]) -> Iterator[dict[str, NDArray[np.float32]]]:
-    """Run the float32 graph on each example and give its inner tensors."""
-    from onnx import ValueInfoProto
-
-    watched = type(model)()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(ValueInfoProto(name=name) for name in names)
-    session = onnx_graph.session_of(watched)
-    taken = [i.name for i in session.get_inputs()]
-    for feed in feeds:
-        found = session.run(list(names), {name: feed[name] for name in taken})
-        yield dict(zip(names, found, strict=True))
-
-
 def calibrate(
     model: ModelProto, names: Sequence[str], feeds: Sequence[Feed], options: Int8OnnxConfig
 ) -> dict[str, tuple[float, float]]:
     """Return the range of each tensor over the calibration texts."""
     seen = dict.fromkeys(names, (0.0, 0.0))
-    for values in observe(model, names, feeds):
+    for values in onnx_graph.observe(model, names, feeds):
         for name, value in values.items():
             seen[name] = min(seen[name][0], float(value.min())), max(seen[name][1], float(value.max()))
     if options.calibration is Calibration.minmax:
         return seen
     counts = {name: np.zeros(_BINS, np.int64) for name in names}
-    for values in observe(model, names, feeds):
+    for values in onnx_graph.observe(model, names, feeds):
         for name, value in values.items():
             counts[name] += np.histogram(value, bins=_BINS, range=_wide(seen[name]))[0]
     return {name: choose_range(counts[name], *_wide(seen[name]), options) for name in names}
@@ -247,7 +232,7 @@ def smooth(model: ModelProto, feeds: Sequence[Feed], alpha: float) -> None:
     stored = {i.name: i for i in graph.initializer}
     names = list(dict.fromkeys(n.input[0] for n in linears))
     peak: dict[str, NDArray[np.float32]] = {}
-    for values in observe(model, names, feeds):
+    for values in onnx_graph.observe(model, names, feeds):
         for name, value in values.items():
             found = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
             peak[name] = np.maximum(peak[name], found) if name in peak else found

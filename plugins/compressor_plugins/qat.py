@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from compressor.api import (
     Blueprint,
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch import Tensor, nn
 
-_CHECKED = 64  # training texts on which the file is compared with the model that was trained
+_CHECKED = 32  # training texts on which the file is compared with the model that was trained
+_LINEAR_ERROR = 1e-3  # of a single linear of the file, over its largest output
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class QatConfig(MethodConfig):
     alpha: float = 0.0  # weight of the labels beside the teacher's predictions; the paper has labels alone (1)
     temperature: float = 2.0  # softens the predictions that are compared; classes only
     hidden_weight: float = 1.0  # weight of the teacher's hidden states in the loss; 0 leaves them out
-    tolerance: float = 0.1  # largest difference of a logit between the file and the trained model, on training texts
+    tolerance: float = 0.2  # root mean square difference of the logits from the trained model's, over their spread
     minimum_share: float = 0.9  # of the encoder's linears; below it the result is refused
 
     def __post_init__(self) -> None:
@@ -87,7 +88,7 @@ class Qat(CompressionMethod[QatConfig]):
         """Train with rounding, export the trained weights, write integers with the trained ranges, compare."""
         import onnx
 
-        model, levels = ctx.build_student(source), onnx_graph.weight_levels()
+        model, levels, (weight_type, _) = ctx.build_student(source), onnx_graph.weight_levels(), _modules()
         imitation = self._loss(source.blueprint, ctx)
         with rounded(model, self.config, levels) as ranges:
             result = ctx.fit(
@@ -110,24 +111,29 @@ class Qat(CompressionMethod[QatConfig]):
         graph = onnx_graph.read_graph(exported)
         places = {node: name for node, name in locate(graph, model, order).items() if name in scales}
         inputs = inputs_of(graph, {node: scales[name] for node, name in places.items()})
+        products = [
+            Product(node.input[0], node.output[0], scales[name], model.get_submodule(name).weight)  # type: ignore[arg-type]
+            for node in graph.graph.node
+            if (name := places.get(node.name)) is not None
+        ]
         onnx_graph.quantise(graph, inputs, places, per_channel=self.config.per_channel, levels=levels)
         tables = onnx_graph.pack_tables(graph, per_row=self.config.per_channel)
         counts = quantised_share("qat", set(places.values()), list(scales), self.config.minimum_share)
         folder = ctx.workspace / "int8"
         folder.mkdir()
         onnx.save(graph, str(folder / "model.onnx"))
-        difference = float(abs(run(graph, examples) - expected).max())
-        if not difference <= self.config.tolerance:
+        found = compare(graph, examples, products, weight_type(self.config.per_channel, levels), expected)
+        if not (found["largest_linear_error"] <= _LINEAR_ERROR and found["logit_error"] <= self.config.tolerance):
             raise Incompatible(
-                f"qat: the int8 file's logits differ from the trained model's by {difference:.2e}",
-                allowed=f"at most {self.config.tolerance:.0e}",
+                f"qat: the int8 file differs from the trained model: {found}",
+                allowed=f"{_LINEAR_ERROR:.0e} in a linear and {self.config.tolerance:g} in the logits",
             )
         ctx.logger.info("%d of %d encoder linears are int8", counts["linears_quantised"], counts["linears_eligible"])
         notes = {
             **result.summary(),
             **counts,
             "tables": tables,
-            "largest_logit_difference": difference,
+            **found,
             "weight_levels": levels,
             "fp32_bytes": exported.stat().st_size,
             "int8_bytes": (folder / "model.onnx").stat().st_size,
@@ -297,8 +303,41 @@ def inputs_of(graph: ModelProto, scales: Mapping[str, onnx_graph.Affine]) -> dic
     return found
 
 
-def run(graph: ModelProto, inputs: Mapping[str, Tensor]) -> NDArray[np.float32]:
-    """Return the logits of a graph in ONNX Runtime."""
-    session = onnx_graph.session_of(graph)
-    logits: NDArray[np.float32] = session.run(None, {i.name: inputs[i.name].numpy() for i in session.get_inputs()})[0]
-    return logits
+class Product(NamedTuple):
+    """A product of the graph: the tensors it reads and gives, and the scale and the float weight that training ended with."""
+
+    reads: str
+    gives: str
+    scale: onnx_graph.Affine
+    weight: Tensor
+
+
+def compare(
+    graph: ModelProto,
+    examples: Mapping[str, Tensor],
+    products: Sequence[Product],
+    rounded_weight: Callable[[Tensor], Tensor],
+    expected: NDArray[np.float32],
+) -> dict[str, float]:
+    """Hold the file against the trained model: each linear on its own inputs, and the logits.
+
+    `largest_linear_error` is relative to the linear's largest output: ONNX Runtime adds integers where torch adds floats, which
+    is all that may differ. `logit_error` is the root mean square of the difference over the spread of the logits. It is not
+    as small: a value that falls on the other side of a rounding step, for a difference in its seventh digit, moves what comes
+    after it, and a deep model's outputs end up apart by about as much as rounding itself moves them.
+    """
+    import numpy as np
+    import torch
+
+    feed = {name: tensor.numpy() for name, tensor in examples.items()}
+    names = ["logits", *(name for product in products for name in (product.reads, product.gives))]
+    found = next(onnx_graph.observe(graph, names, [feed]))
+    errors = [0.0]
+    for product in products:
+        scale, zero = np.float32(product.scale.scale), product.scale.zero
+        integers = np.clip(np.rint(found[product.reads] / scale) + zero, 0, 255) - zero
+        with torch.inference_mode():
+            right = integers * scale @ rounded_weight(product.weight).numpy().T
+        errors.append(float(np.abs(right - found[product.gives]).max() / max(float(np.abs(right).max()), 1e-12)))
+    difference = float(np.sqrt(np.mean((found["logits"] - expected) ** 2)))
+    return {"largest_linear_error": max(errors), "logit_error": difference / max(float(expected.std()), 1e-12)}

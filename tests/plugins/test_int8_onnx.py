@@ -57,7 +57,7 @@ def hidden_input(exported: Path) -> tuple[onnx.ModelProto, str, list[np.ndarray]
     """Return the graph, the tensor that the first linear reads, and its values on the feeds."""
     model = onnx_graph.read_graph(exported)
     name = onnx_graph.weight_linears(model.graph)[0].input[0]
-    return model, name, [next(int8_onnx.observe(model, [name], [feed]))[name] for feed in feeds(6)]
+    return model, name, [next(onnx_graph.observe(model, [name], [feed]))[name] for feed in feeds(6)]
 
 
 def test_minmax_is_the_range_that_was_seen_and_moves_with_the_texts(exported: Path) -> None:
@@ -128,7 +128,7 @@ def test_smoothing_changes_no_output_and_evens_the_columns(exported: Path) -> No
     assert after == [f"{name}.smooth" for name in names]
 
     def unevenness(name: str) -> float:
-        peaks = np.abs(np.concatenate([v[name][0] for v in int8_onnx.observe(model, [name], feeds(4))])).max(axis=0)
+        peaks = np.abs(np.concatenate([v[name][0] for v in onnx_graph.observe(model, [name], feeds(4))])).max(axis=0)
         return float(peaks.max() / np.median(peaks))
 
     assert unevenness(after[0]) < unevenness(names[0])
