@@ -49,6 +49,18 @@ def test_a_method_may_stand_twice(house) -> None:
     assert [link.name for link in links] == ["distill", "distill"]
 
 
+class LeavesDropoutOn(Distill):
+    def compress(self, source, ctx):
+        result = super().compress(source, ctx)
+        result.model.train()
+        return result
+
+
+def test_a_result_is_in_eval_mode_whatever_the_method_left(house) -> None:
+    result = house.compress([LeavesDropoutOn(DistillConfig())], StudentConfig(layers=1))
+    assert not any(module.training for module in result.model.modules())
+
+
 def test_the_empty_chain_is_the_baseline(house) -> None:
     assert check(house, []) == []
     assert pipeline.run([], house.teacher, lambda *_: pytest.fail("no context is needed")) is house.teacher

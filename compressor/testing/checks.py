@@ -23,11 +23,15 @@ from compressor.config import MethodConfig, StudentConfig
 from compressor.errors import CompressorError, Incompatible
 from compressor.method import CompressionMethod
 from compressor.pipeline import plain
+from compressor.testing.crashes import CrashError, crash_at_second_step
 from compressor.testing.house import LAYERS, Shorten, TinyHouse
 from compressor.testing.watch import fingerprint, values, watched
 
 Method = CompressionMethod[Any]
 Check = Callable[[Method, TinyHouse], None]
+MOST_CRASHES = (
+    200  # each crashed run leaves at least one step's checkpoint, and a tiny method trains some dozens of steps
+)
 COMPILED_TOLERANCE = 0.15  # dynamic int8 of a tiny random model moves with its batch (one scale a tensor)
 
 
@@ -77,11 +81,6 @@ def check_leaves_source_and_teacher_alone(method: Method, house: TinyHouse) -> N
     assert not seen.teacher_training, "the teacher was left in training mode"
 
 
-def check_result_is_in_eval_mode(method: Method, house: TinyHouse) -> None:
-    result = watched(method, house).made
-    assert result.module is None or not any(m.training for m in result.module.modules())
-
-
 def check_same_seed_same_result(method: Method, house: TinyHouse) -> None:
     import torch
 
@@ -90,6 +89,24 @@ def check_same_seed_same_result(method: Method, house: TinyHouse) -> None:
         second = house.compress([method])
         assert not torch.is_grad_enabled(), "grad mode was switched on for the caller"
     assert fingerprint(first) == fingerprint(second), "two runs with one seed differ, the second under no_grad"
+
+
+def check_goes_on_after_crashes(method: Method, house: TinyHouse) -> None:
+    if not method.capabilities.needs_training:
+        return
+    cache, crashes = house.folder / "crashed-cache", 0
+    while crashes < MOST_CRASHES:
+        try:
+            ended = house.compress([method], cache=cache, progress=crash_at_second_step())
+            break
+        except CrashError:
+            crashes += 1
+    else:
+        raise AssertionError(f"{MOST_CRASHES} runs that crashed at their second training step did not end the training")
+    assert crashes, "no training step was seen, so nothing could crash"
+    assert fingerprint(ended) == fingerprint(watched(method, house).made), (
+        f"a run that crashed {crashes} times and went on each time ended with other weights than one that never crashed"
+    )
 
 
 def check_restores_global_state(method: Method, house: TinyHouse) -> None:

@@ -27,7 +27,7 @@ from compressor.tasks import build_task
 from compressor.tasks.data import TaskData
 from compressor.teacher import checkpoint_blueprint
 from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer
-from compressor.training.progress import silent_progress
+from compressor.training.progress import Progress, silent_progress
 from compressor.workbench import Shared, Workbench
 
 if TYPE_CHECKING:
@@ -132,8 +132,10 @@ class TinyHouse:
         student: StudentConfig | None = None,
         *,
         bench: type[Workbench] = QuickBench,
+        cache: Path | None = None,
+        progress: Progress | None = None,
     ) -> CompressedModel:
-        """Check a chain and run it from the teacher, with a cache that no other run has touched."""
+        """Check a chain and run it from the teacher, with a cache that no other run has touched unless one is given."""
         import torch
 
         links = self.check(methods, student)
@@ -154,10 +156,10 @@ class TinyHouse:
                 threads=torch.get_num_threads(),
                 workspace=workspace,
                 shared=Shared(),
-                progress=silent_progress(),
+                progress=progress or silent_progress(),
             )
 
-        with cache_at(place / "cache"):
+        with cache_at(cache or place / "cache"):
             return pipeline.run(links, self.teacher, make_context)
 
     def batch(self, artifact: CompressedModel, *, extra_padding: int = 0) -> Batch:

@@ -14,10 +14,12 @@ from compressor.api import (
     CompressionMethod,
     ConfigError,
     Context,
+    Incompatible,
     MethodConfig,
     MissingExtra,
     Plan,
     encoder_linears,
+    ffn_size_name,
     linears_outside,
     quantised_share,
 )
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _FILE = "model.safetensors"
+_INNER = 1 / 6  # of a layer's linears read the feed-forward part, the others are as wide as the hidden states
 _SUFFIXES = ("packed", "scale", "zero_point")  # of an int4 weight's parts in the file
 
 
@@ -110,8 +113,18 @@ class Int4WeightOnly(CompressionMethod[Int4WeightOnlyConfig]):
     )
 
     def check(self, source: Blueprint, plan: Plan) -> None:
-        """Refuse to start without torchao."""
+        """Refuse to start without torchao, or where groups would not fit into the encoder's width."""
         _require_torchao()
+        size = self.config.group_size
+        width = getattr(source.config, "true_hidden_size", source.hidden_size)  # MobileBERT's layers are thinner inside
+        inner = getattr(source.config, ffn_size_name(source.config), width)
+        fitting = (1 - _INNER) * (width % size == 0) + _INNER * (inner % size == 0)
+        if fitting < self.config.minimum_share:
+            allowed = [g for g in range(8, width + 1, 2) if width % g == 0 == inner % g]
+            raise Incompatible(
+                f"method.int4_weight_only.group_size={size} does not divide the encoder's widths, {width} and {inner}",
+                allowed=", ".join(map(str, allowed)) or "no size fits: take int8_weight_only",
+            )
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Quantise those linears of a copy whose inputs the group size divides, and count."""

@@ -148,9 +148,13 @@ def test_an_export_computes_the_same(house, tmp_path, method) -> None:
     export_onnx(again.model, again.tokenizer, tmp_path / "onnx")  # raises where logits differ by more than 1e-4
 
 
-def test_a_group_that_does_not_divide_the_width_is_an_error_that_names_the_linears(house) -> None:
-    with pytest.raises(Incompatible, match=r"4 of 24 eligible linears.*layer\.0\.attention\.self\.query"):
-        house.compress([Int4WeightOnly(Int4WeightOnlyConfig(group_size=64))])  # 64 divides the inputs of ffn_out alone
+def test_a_group_that_does_not_divide_the_widths_is_refused_before_work_with_those_that_do(house) -> None:
+    with pytest.raises(Incompatible, match=r"group_size=64 does not divide the encoder's widths, 32 and 64") as told:
+        house.check([Int4WeightOnly(Int4WeightOnlyConfig(group_size=64))])  # 64 divides the inputs of ffn_out alone
+    assert told.value.allowed == "8, 16, 32"
+
+
+def test_linears_left_out_are_counted_where_fewer_are_allowed(house) -> None:
     lax = Int4WeightOnly(Int4WeightOnlyConfig(group_size=64, minimum_share=0.1))
     assert house.compress([lax]).lineage[0].notes["linears_quantised"] == 4
 
