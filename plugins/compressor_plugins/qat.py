@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -88,7 +88,7 @@ class Qat(CompressionMethod[QatConfig]):
         """Train with rounding, export the trained weights, write integers with the trained ranges, compare."""
         import onnx
 
-        model, levels, (weight_type, _) = ctx.build_student(source), onnx_graph.weight_levels(), _modules()
+        model, levels = ctx.build_student(source), onnx_graph.weight_levels()
         imitation = self._loss(source.blueprint, ctx)
         with rounded(model, self.config, levels) as ranges:
             result = ctx.fit(
@@ -122,7 +122,7 @@ class Qat(CompressionMethod[QatConfig]):
         folder = ctx.workspace / "int8"
         folder.mkdir()
         onnx.save(graph, str(folder / "model.onnx"))
-        found = compare(graph, examples, products, weight_type(self.config.per_channel, levels), expected)
+        found = compare(graph, examples, products, expected)
         if not (found["largest_linear_error"] <= _LINEAR_ERROR and found["logit_error"] <= self.config.tolerance):
             raise Incompatible(
                 f"qat: the int8 file differs from the trained model: {found}",
@@ -157,7 +157,9 @@ def rounded(model: nn.Module, config: QatConfig, levels: int) -> Iterator[dict[s
     """Round the encoder's products and the rows of the tables in the body; give the range of each linear's input by name.
 
     Ranges live in the model's own state, so that a checkpoint holds them and the chosen epoch's weights come with the chosen
-    epoch's ranges. Afterwards the model is as before, with what training made of its float weights.
+    epoch's ranges. Afterwards the linears hold the rounded weights that their last forward used: whoever rounds those again
+    gets the same integers, while of the float weights some in a million fall on the other side of a step when they are
+    divided by the scale, as a file's writer does, and not multiplied by its inverse, as torch does.
     """
     from torch import nn
     from torch.nn.utils import parametrize
@@ -179,7 +181,7 @@ def rounded(model: nn.Module, config: QatConfig, levels: int) -> Iterator[dict[s
         for handle in handles:
             handle.remove()
         for linear in linears.values():
-            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=False)
+            parametrize.remove_parametrizations(linear, "weight", leave_parametrized=True)
             del linear.input_range
 
 
@@ -304,7 +306,7 @@ def inputs_of(graph: ModelProto, scales: Mapping[str, onnx_graph.Affine]) -> dic
 
 
 class Product(NamedTuple):
-    """A product of the graph: the tensors it reads and gives, and the scale and the float weight that training ended with."""
+    """A product of the graph: the tensors it reads and gives, its input's scale, and its rounded weight."""
 
     reads: str
     gives: str
@@ -316,7 +318,6 @@ def compare(
     graph: ModelProto,
     examples: Mapping[str, Tensor],
     products: Sequence[Product],
-    rounded_weight: Callable[[Tensor], Tensor],
     expected: NDArray[np.float32],
 ) -> dict[str, float]:
     """Hold the file against the trained model: each linear on its own inputs, and the logits.
@@ -337,7 +338,7 @@ def compare(
         scale, zero = np.float32(product.scale.scale), product.scale.zero
         integers = np.clip(np.rint(found[product.reads] / scale) + zero, 0, 255) - zero
         with torch.inference_mode():
-            right = integers * scale @ rounded_weight(product.weight).numpy().T
+            right = integers * scale @ product.weight.numpy().T
         errors.append(float(np.abs(right - found[product.gives]).max() / max(float(np.abs(right).max()), 1e-12)))
     difference = float(np.sqrt(np.mean((found["logits"] - expected) ** 2)))
     return {"largest_linear_error": max(errors), "logit_error": difference / max(float(expected.std()), 1e-12)}
