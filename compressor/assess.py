@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from compressor import assets
 from compressor.artifact import CompressedModel
 from compressor.compare.bootstrap import metric_estimate
-from compressor.compare.statistics import median_interval, wilson_interval
+from compressor.compare.stability import doubts
+from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs, wilson_interval
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
 from compressor.errors import MeasureError
@@ -20,11 +21,13 @@ from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accu
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import write_examples
-from compressor.measure.latency import LatencyResult, measure_latency
+from compressor.measure.latency import NULL, Complaint, Judge, LatencyResult, LatencyRun, Samples, measure_latency
+from compressor.measure.lone import alone_on_this_machine
 from compressor.measure.memory import MemoryResult, measure_memory
+from compressor.measure.samples import write_samples
 from compressor.measure.size import measure_size
 from compressor.measure.workload import Replay, choose_workload
-from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
+from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, MetricValue, Percentile, RunResult
 from compressor.tasks.base import Task
 from compressor.tasks.data import TaskData
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from compressor.training.progress import Progress
 
 
+_PERCENTILES: Final = (0.9, 0.95, 0.99)
 ROUNDED_TOLERANCE = 0.05  # logits where arithmetic is not float32 throughout: noise may turn the rounding of an integer
 SAVED_TOLERANCE = 1e-4  # fp32 logits at other thread counts; at equal ones they are bit-equal (the conformance suite)
 
@@ -52,7 +56,7 @@ class Measured:
     """Everything that the measuring processes found out."""
 
     scored: Mapping[str, AccuracyResult]
-    timed: Sequence[LatencyResult]
+    latency: LatencyRun
     memory: Mapping[str, MemoryResult]
 
 
@@ -88,7 +92,7 @@ def assess(
         comparisons=tuple(
             c for ours, theirs in _pairs(entries) for c in _comparisons(ours, theirs, measured, task, config)
         ),
-        environment=environment(threads=config.bench.threads),
+        environment={**environment(threads=config.bench.threads), "rounds": _rounds(measured.latency)},
         notes=_notes(entries),
     )
 
@@ -114,7 +118,7 @@ def _measure(
         batch_size=bench.batch_size,
         seed=config.seed,
     )
-    with progress.task("measuring", 1 + len(bench.runtimes) + bool(bench.memory)) as bar:
+    with progress.task("measuring", 2 + bool(bench.memory)) as bar:
         found = measure_accuracies(
             [Candidate(entry.name, entry.folder, entry.artifact.form) for entry in entries],
             files,
@@ -127,15 +131,44 @@ def _measure(
         )
         scored = {one.candidate.name: one for one in found}
         bar.advance()
-        timed = []
-        for runtime in bench.runtimes:
-            timed.append(measure_latency(list(scored.values()), runtime, bench, work, seed=config.seed))
-            bar.advance()
+        first = entries[0].name
+        with alone_on_this_machine(assets.cache_root() / "locks" / "bench"):
+            latency = measure_latency(found, bench, work, seed=config.seed, judge=_judge(first, config.seed))
+        bar.advance()
         memory: Mapping[str, MemoryResult] = {}
         if bench.memory:
             memory = measure_memory(list(scored.values()), bench, work)
             bar.advance()
-    return Measured(scored=scored, timed=timed, memory=memory)
+    return Measured(scored=scored, latency=latency, memory=memory)
+
+
+def _judge(baseline: str, seed: int) -> Judge:
+    """Return what tells, by its samples, whether a round is to be trusted."""
+
+    def judge(samples: Samples) -> list[Complaint]:
+        said = []
+        for runtime in dict.fromkeys(arm.runtime for arm in samples):
+            found = {arm.name: ns for arm, ns in samples.items() if arm.runtime == runtime}
+            if (base := found.pop(baseline, None)) is not None:
+                texts = doubts(base, found.pop(NULL, None), found, seed=seed)
+                said += [Complaint(runtime, text) for text in texts]
+        return said
+
+    return judge
+
+
+def _rounds(run: LatencyRun) -> list[dict[str, Any]]:
+    """Return how each round went, as plain values."""
+    return [
+        {
+            "round": r.number,
+            "attempt": r.attempt,
+            "kept": r.kept,
+            "complaints": [" on ".join((c.text, *filter(None, [c.runtime]))) for c in r.complaints],
+            **r.conditions.to_json(),
+        }
+        for r in run.rounds
+    ]
 
 
 def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> None:
@@ -167,15 +200,14 @@ def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> Non
 
 def _keep_raw(measured: Measured, folder: Path) -> None:
     """Move predictions and timings out of the workspace."""
-    predictions, timings = folder / "predictions", folder / "timings"
+    predictions = folder / "predictions"
     predictions.mkdir()
     for name, scored in measured.scored.items():
         for split, score in scored.splits.items():
             shutil.copy(score.file, predictions / f"{name}-{split}.parquet")
-    for timed in measured.timed:
-        if timed.file is not None:
-            timings.mkdir(exist_ok=True)
-            shutil.copy(timed.file, timings / f"{timed.runtime}.parquet")
+    for timed in measured.latency.runtimes:
+        if timed.timed:
+            write_samples(timed, folder / "timings" / f"{timed.runtime}.parquet")
 
 
 def _candidate(entry: Entry, measured: Measured, task: Task, config: RunConfig, folder: Path) -> CandidateResult:
@@ -207,7 +239,7 @@ def _candidate(entry: Entry, measured: Measured, task: Task, config: RunConfig, 
         encoder_zero_share=scored.zeros.encoder_zero_share,
         zipped_bytes=scored.zeros.zipped_bytes,
         metrics=metrics,
-        latency=tuple(_latency(entry.name, timed) for timed in measured.timed),
+        latency=tuple(_latency(entry.name, timed, measured.latency) for timed in measured.latency.runtimes),
         peak_memory_bytes=None if memory is None else memory.model_bytes,
         path=str(entry.folder.relative_to(folder) if inside else entry.folder),
     )
@@ -235,7 +267,7 @@ def _metric_value(metric: Metric, score: SplitScore, task: Task, seed: int) -> M
     )
 
 
-def _latency(name: str, timed: LatencyResult) -> Latency:
+def _latency(name: str, timed: LatencyResult, run: LatencyRun) -> Latency:
     samples = timed.timed.get(name)
     if samples is None:
         return Latency(
@@ -254,7 +286,21 @@ def _latency(name: str, timed: LatencyResult) -> Latency:
         ci95=None if interval is None else (interval.low, interval.high),
         samples=calls_ms.size,
         same_prediction_rate=samples.same_prediction_rate,
+        percentiles=tuple(
+            Percentile(level=level, bound_ms=percentile_bound(calls_ms, level), needs=percentile_needs(level))
+            for level in _PERCENTILES
+        ),
+        rounds=len(samples.samples_ns),
+        load_seconds=samples.load_seconds,
+        first_call_seconds=samples.first_call_seconds,
+        unstable=_doubts(timed.runtime, run),
     )
+
+
+def _doubts(runtime: str, run: LatencyRun) -> tuple[str, ...]:
+    """Return what speaks against the rounds that count, on one runtime, each reason once."""
+    kept = [c for r in run.rounds if r.kept for c in r.complaints]
+    return tuple(dict.fromkeys(c.text for c in kept if c.runtime in (None, runtime)))
 
 
 def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, config: RunConfig) -> list[Comparison]:
@@ -285,7 +331,7 @@ def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, c
                     difference=accuracy.difference,
                 )
             )
-    for timed in measured.timed:
+    for timed in measured.latency.runtimes:
         if entry.name not in timed.timed or teacher.name not in timed.timed:
             continue
         speed = compare_latency(

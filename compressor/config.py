@@ -166,8 +166,12 @@ class BenchConfig:
     threads: int = 1
     batch_size: int = 1
     texts: int = 20  # real test texts replayed at their own lengths, stratified over the length histogram
-    blocks: int = 12  # each block runs every text on every candidate once, in random order
-    warmup_calls: int = 20
+    blocks: int = 12  # of a round; each runs every text on every model and runtime once, in random order
+    rounds: int = 1  # each in fresh processes; with several, the round is what intervals are about
+    repeats: int = 1  # how often a round that the machine disturbed is run again before it is published with a flag
+    warmup_calls: int = 20  # of each model and runtime, before the first timed call of a round
+    warmup_seconds: float = 0.5  # the same, at least so long
+    pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
     memory: bool = True  # peak memory, each model in a process of its own
     timeout_s: float = 3600.0  # a measuring process that takes longer is ended and reported
     baselines: list[str] = field(default_factory=list)  # chains run beside the main one, e.g. [finetune]
@@ -178,6 +182,14 @@ class BenchConfig:
         for name in ("threads", "batch_size", "texts"):
             _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
         _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")
+        _require(
+            self.rounds == 1 or self.rounds >= 3,
+            "bench.rounds",
+            self.rounds,
+            "1, or 3 or more (an interval needs rounds)",
+        )
+        _require(self.repeats >= 0, "bench.repeats", self.repeats, "0 or more")
+        _require(self.warmup_seconds >= 0, "bench.warmup_seconds", self.warmup_seconds, "0 or more")
         _require(self.warmup_calls >= 1, "bench.warmup_calls", self.warmup_calls, "1 or more")
         _require(self.timeout_s > 0, "bench.timeout_s", self.timeout_s, "above 0 seconds")
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from compressor.errors import StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of <N>)"
 
 T = TypeVar("T")
@@ -39,6 +39,15 @@ class MetricValue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Percentile:
+    """What a percentile of the calls does not exceed, with 99 % confidence; None where there were fewer calls than it needs."""
+
+    level: float
+    bound_ms: float | None
+    needs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """One runtime's timing; either the numbers or the refusal is set."""
 
@@ -50,6 +59,11 @@ class Latency:
     samples: int = 0
     same_prediction_rate: float | None = None  # timed predictions equal to those of the scoring run
     refusal: str | None = None
+    percentiles: tuple[Percentile, ...] = ()
+    rounds: int = 0  # processes that the samples come from
+    load_seconds: float | None = None  # files warm
+    first_call_seconds: float | None = None
+    unstable: tuple[str, ...] = ()  # why the machine's noise puts the numbers in doubt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.compare.statistics import Interval, zero_event_bound
+from compressor.compare.statistics import Interval, mean_interval, zero_event_bound
 
 if TYPE_CHECKING:
     from compressor.tasks.metrics import Metric, Rows
@@ -104,43 +104,47 @@ class SpeedUp:
     ratio: float
     ci95: Interval
     ci90: Interval
-    blocks: int
+    units: int  # what was resampled: rounds if there are several, else blocks
 
     @property
     def detectable_ratio(self) -> float:
-        """The smallest speed-up that blocks this noisy find with 80 % power, as a ratio above 1."""
+        """The smallest speed-up that samples this noisy find with 80 % power, as a ratio above 1."""
         half = (math.log(self.ci95.high) - math.log(self.ci95.low)) / 2
         return math.exp(half * 2.8 / 1.96)
 
 
 def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> SpeedUp:
-    """Compare interleaved samples, [blocks, texts] each.
+    """Compare interleaved samples, [blocks, texts] or [rounds, blocks, texts] each.
 
-    The ratio is exp(mean over blocks of the median over texts of log(baseline / candidate)): calls are paired by text,
-    and the block is the unit (Kalibera & Jones 2013). Blocks are resampled; the percentile interval is expanded for
-    their small number (Hesterberg 2015, arXiv:1411.5279, section 4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
+    The ratio is exp(mean over rounds and blocks of the median over texts of log(baseline / candidate)): calls are paired by
+    text. The unit is the highest level that was repeated (Kalibera & Jones 2013). Several rounds, which are processes of
+    their own, give Student's interval of their mean logs; a bootstrap over rounds and then blocks counts the noise of blocks
+    twice and covered 98 to 100 % in simulation, one over five whole rounds covered 93 %. The blocks of a single round are
+    resampled, and the percentile interval is expanded for their small number (Hesterberg 2015, arXiv:1411.5279, section
+    4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two blocks.
     """
-    if candidate_ns.shape != baseline_ns.shape or len(candidate_ns) < 2:
+    if candidate_ns.shape != baseline_ns.shape or candidate_ns.ndim not in (2, 3) or candidate_ns.shape[-2] < 2:
         raise ValueError(f"samples of shape {candidate_ns.shape} and {baseline_ns.shape}")
-    logs = np.median(np.log(baseline_ns / candidate_ns), axis=1)
-    rng = np.random.default_rng(seed)
-    blocks = len(logs)
-    means = logs[rng.integers(0, blocks, (RESAMPLES, blocks))].mean(axis=1)
-    return SpeedUp(
-        ratio=float(np.exp(logs.mean())),
-        ci95=_expanded(means, blocks, 0.95),
-        ci90=_expanded(means, blocks, 0.90),
-        blocks=blocks,
-    )
+    logs_RB = np.median(np.log(baseline_ns / candidate_ns), axis=-1).reshape(-1, candidate_ns.shape[-2])
+    if len(logs_RB) > 1:
+        logs = logs_RB.mean(axis=1)
+        ci95, ci90 = (mean_interval(list(logs), confidence) for confidence in (0.95, 0.90))
+        ends = [Interval(math.exp(i.low), math.exp(i.high)) for i in (ci95, ci90)]
+    else:
+        logs = logs_RB[0]
+        rng = np.random.default_rng(seed)
+        means = logs[rng.integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
+        ends = [_expanded(means, len(logs), confidence) for confidence in (0.95, 0.90)]
+    return SpeedUp(ratio=math.exp(logs.mean()), ci95=ends[0], ci90=ends[1], units=len(logs))
 
 
-def _expanded(means: NDArray[np.float64], blocks: int, confidence: float) -> Interval:
+def _expanded(means: NDArray[np.float64], units: int, confidence: float) -> Interval:
     from scipy.stats import norm, t
 
-    quantile = t.ppf(0.5 + confidence / 2, blocks - 1) * math.sqrt(blocks / (blocks - 1))
+    quantile = t.ppf(0.5 + confidence / 2, units - 1) * math.sqrt(units / (units - 1))
     tail = float(norm.cdf(-quantile))
     low, high = np.exp(np.quantile(means, [tail, 1 - tail]))
     return Interval(float(low), float(high))

@@ -79,6 +79,31 @@ def median_interval(values: NDArray[np.float64], confidence: float = 0.95) -> In
     return Interval(float(ordered[k - 1]), float(ordered[n - k]))
 
 
+def percentile_needs(level: float, confidence: float = 0.99) -> int:
+    """Return the fewest samples from which `percentile_bound` gives a value: 11, 64, 130, 662 for p50, p90, p95, p99."""
+    from scipy.stats import binom
+
+    n = 1
+    while binom.cdf(1, n, 1 - level) > 1 - confidence:
+        n += 1
+    return n
+
+
+def percentile_bound(values: NDArray[np.float64], level: float, confidence: float = 0.99) -> float | None:
+    """Return a value that the percentile does not exceed, with this one-sided confidence; None where n is too small.
+
+    With t values above it out of n, P(Binomial(n, 1 - level) <= t) <= 1 - confidence: the largest such t, at least 1, decides
+    which order statistic is printed (MLPerf LoadGen's early stopping at tolerance 0). It assumes independent calls.
+    """
+    from scipy.stats import binom
+
+    n = len(values)
+    above = int(binom.ppf(1 - confidence, n, 1 - level))
+    while above >= 1 and binom.cdf(above, n, 1 - level) > 1 - confidence:
+        above -= 1
+    return float(np.sort(values)[n - above - 1]) if above >= 1 else None
+
+
 def zero_event_bound(n: int, confidence: float = 0.95) -> float:
     """Return the largest rate that still gives no event in n trials (Clopper & Pearson 1934, two-sided)."""
     return 1.0 - float(((1 - confidence) / 2) ** (1 / n))

@@ -1,19 +1,28 @@
-"""Latency of several candidates on one runtime, measured against each other in one process."""
+"""Latency of several models on several runtimes, all measured against each other in one interleaved experiment.
+
+A round has one process a runtime, each with all the models that the runtime takes. They pass a token: whoever was asked
+computes, the others sleep. So a ratio between two models of one runtime, and one between two runtimes, come from calls
+that stand side by side.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.artifact import Form
 from compressor.errors import MeasureError
+from compressor.machine import core_numbers
+from compressor.measure import noise
 from compressor.measure.accuracy import AccuracyResult
-from compressor.measure.processes import run_worker
+from compressor.measure.schedule import Arm, schedule
+from compressor.measure.talk import Talker
 from compressor.runtimes import Runtime, get_runtime
 
 if TYPE_CHECKING:
@@ -23,20 +32,36 @@ NULL = "(first, loaded again)"  # the null arm: any ratio but 1 that it shows is
 MAX_LOGIT_DIFFERENCE = 1e-3  # between float32 runs of one model
 MIN_AGREEMENT = 0.9  # of predictions, for models whose arithmetic is not exact
 
+Samples = Mapping[Arm, NDArray[np.int64]]  # [blocks, texts] nanoseconds of one round
+
+
+class Complaint(NamedTuple):
+    """Why a round is doubtful, on one runtime or (None) on all."""
+
+    runtime: str | None
+    text: str
+
+
+Judge = Callable[[Samples], list[Complaint]]  # what speaks against a round, by its samples
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencySamples:
-    """One candidate's calls.
+    """One model's calls on one runtime.
 
     Attributes:
-        samples_ns: [blocks, batches] nanoseconds; the same texts in every row.
-        load_seconds: Loading and the first call, files warm.
+        samples_ns: [rounds, blocks, batches] nanoseconds; the same texts in every row.
+        load_seconds: Loading, files warm, median over rounds.
+        first_call_seconds: The first call after it.
+        warmup_calls: Calls before the first timed one, in the last round.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
         max_logit_difference: Largest difference from the scoring run's logits.
     """
 
     samples_ns: NDArray[np.int64]
     load_seconds: float
+    first_call_seconds: float
+    warmup_calls: int
     same_prediction_rate: float
     max_logit_difference: float
 
@@ -47,8 +72,27 @@ class LatencySamples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """How one round went; a doubtful one is run again as often as `bench.repeats` says, and what it gave is dropped.
+
+    Attributes:
+        number: Of the round, from 0.
+        attempt: Of the round, from 0.
+        kept: Whether its samples count.
+        complaints: Why it is doubtful.
+        conditions: What the machine said.
+    """
+
+    number: int
+    attempt: int
+    kept: bool
+    complaints: tuple[Complaint, ...]
+    conditions: noise.Conditions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyResult:
-    """What one runtime's timing process found.
+    """What the experiment found on one runtime.
 
     Attributes:
         runtime: The runtime.
@@ -57,7 +101,6 @@ class LatencyResult:
         timed: Samples by candidate name, in the order given; refused ones are missing.
         null: The first candidate loaded a second time; None when it was refused.
         refusals: Why a candidate could not be timed, in the runtime's own words.
-        file: Raw samples as parquet (candidate, block, text, ns); None when nothing was timed.
     """
 
     runtime: str
@@ -66,82 +109,92 @@ class LatencyResult:
     timed: Mapping[str, LatencySamples]
     null: LatencySamples | None
     refusals: Mapping[str, str]
-    file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRun:
+    """The whole experiment: results in the order of `bench.runtimes`, and every round that was run."""
+
+    runtimes: tuple[LatencyResult, ...]
+    rounds: tuple[Round, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Taken:
+    """What one round gave, by arm."""
+
+    samples: Samples
+    answers: Mapping[Arm, Mapping[str, Any]]
+    conditions: noise.Conditions
+
+
+class _Dropped(Exception):
+    """An arm took its process down, or did not come back."""
+
+    def __init__(self, arm: Arm, why: str) -> None:
+        super().__init__(why)
+        self.arm, self.why = arm, why
 
 
 def measure_latency(
-    candidates: Sequence[AccuracyResult], runtime: str, bench: BenchConfig, workdir: Path, *, seed: int
-) -> LatencyResult:
-    """Time the candidates interleaved on one runtime, with a second load of the first as the null arm.
+    candidates: Sequence[AccuracyResult],
+    bench: BenchConfig,
+    workdir: Path,
+    *,
+    seed: int,
+    judge: Judge = lambda samples: [],
+) -> LatencyRun:
+    """Time the candidates on every runtime of `bench`, interleaved, with a second load of the first as the null arm of each.
 
-    A candidate that the runtime does not take, or whose timed predictions are not those of its scoring run, is
-    refused with a reason and has no latency.
+    A candidate that a runtime does not take, that takes the process down, or whose timed predictions are not those of its
+    scoring run, is refused with a reason and has no latency.
 
     Args:
         candidates: Scored candidates with a replay, the one to compare with first.
-        runtime: Name of the runtime.
-        bench: Threads, batch size, blocks, warm-up and timeout.
-        workdir: Folder for the job; raw samples stay in it.
+        bench: Runtimes, threads, batch size, rounds, blocks, warm-up and timeout.
+        workdir: Folder for the jobs.
         seed: Seed of the random orders.
-
-    Raises:
-        MeasureError: The process failed although each candidate runs when it is alone.
+        judge: Tells by its samples whether a round is to be trusted.
     """
-    engine = get_runtime(runtime)
-    refusals = {c.candidate.name: why for c in candidates if (why := _unfit(c, engine))}
-    arms = {c.candidate.name: _arm(c, engine) for c in candidates if c.candidate.name not in refusals}
-    folder = workdir / f"latency-{runtime}"
-    job = {
-        "kind": "latency",
-        "runtime": runtime,
-        "threads": bench.threads,
-        "blocks": bench.blocks,
-        "warmup_calls": bench.warmup_calls,
-        "seed": seed,
-    }
     first = candidates[0].candidate.name
+    arms: dict[Arm, dict[str, str]] = {}
+    refusals: dict[Arm, str] = {}
+    for runtime in bench.runtimes:
+        engine = get_runtime(runtime)
+        for scored in candidates:
+            arm = Arm(runtime, scored.candidate.name)
+            if why := _unfit(scored, engine):
+                refusals[arm] = why
+                continue
+            arms[arm] = _place(scored, engine)
+            if arm.name == first:
+                arms[Arm(runtime, NULL)] = arms[arm]
+    texts = _texts(candidates)
+    kept: list[_Taken] = []
+    rounds: list[Round] = []
+    for number in range(bench.rounds if arms else 0):
+        for attempt in range(bench.repeats + 1):
+            order = [seed, number, attempt]
+            taken = _round(arms, refusals, bench, workdir, texts=texts, seed=order)
+            complaints = (*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples))
+            good = not complaints or attempt == bench.repeats
+            rounds.append(
+                Round(number=number, attempt=attempt, kept=good, complaints=complaints, conditions=taken.conditions)
+            )
+            if good:
+                kept.append(taken)
+                break
+    exact = {c.candidate.name: c.exact for c in candidates}
+    names = [c.candidate.name for c in candidates]
+    results = [_result(runtime, names, exact, arms, kept, refusals, bench) for runtime in bench.runtimes]
+    return LatencyRun(runtimes=tuple(results), rounds=tuple(rounds))
 
-    def measure(names: Sequence[str]) -> dict[str, Any]:
-        chosen = [arms[name] | {"name": name} for name in names]
-        if first in names:
-            chosen.append(arms[first] | {"name": NULL})
-        return run_worker(
-            job | {"candidates": chosen},
-            folder,
-            name=f"timing on {runtime}",
-            threads=bench.threads,
-            timeout_s=bench.timeout_s,
-        )
 
-    answer: dict[str, Any] = {"timed": [], "refusals": {}}
-    if arms:
-        try:
-            answer = measure(list(arms))
-        except MeasureError:
-            # Someone took the process down. Who cannot run alone is refused; the others are measured without it.
-            crashed = _who_crashes(job, arms, workdir, runtime, bench)
-            if not crashed:
-                raise
-            refusals |= crashed
-            if left := [name for name in arms if name not in crashed]:
-                answer = measure(left)
-    timed = _read_samples(folder, answer) if answer["timed"] else {}
-    refusals |= {name: why for name, why in answer["refusals"].items() if name != NULL}
-    null = timed.pop(NULL, None)
-    for candidate in candidates:
-        name = candidate.candidate.name
-        if name in timed and (why := _disagreement(timed[name], candidate.exact)):
-            refusals[name] = why
-            del timed[name]
-    return LatencyResult(
-        runtime=runtime,
-        threads=bench.threads,
-        batch_size=bench.batch_size,
-        timed=timed,
-        null=null if first in timed else None,
-        refusals=refusals,
-        file=folder / "samples.parquet" if timed else None,
-    )
+def _texts(candidates: Sequence[AccuracyResult]) -> int:
+    """Return the number of batches of the workload, which is every candidate's."""
+    from compressor.measure.workload import Replay
+
+    return next((len(Replay.load(c.replay).inputs) for c in candidates if c.replay is not None), 0)
 
 
 def _unfit(scored: AccuracyResult, engine: Runtime) -> str | None:
@@ -158,7 +211,7 @@ def _unfit(scored: AccuracyResult, engine: Runtime) -> str | None:
     return None
 
 
-def _arm(scored: AccuracyResult, engine: Runtime) -> dict[str, str]:
+def _place(scored: AccuracyResult, engine: Runtime) -> dict[str, str]:
     folder = scored.candidate.folder
     if scored.candidate.form is Form.torch and engine.needs_export:
         assert scored.onnx is not None
@@ -170,40 +223,131 @@ def _arm(scored: AccuracyResult, engine: Runtime) -> dict[str, str]:
     }
 
 
-def _who_crashes(
-    job: Mapping[str, Any], arms: Mapping[str, Mapping[str, str]], workdir: Path, runtime: str, bench: BenchConfig
-) -> dict[str, str]:
-    """Load and run each candidate in a process of its own, and return what became of those that failed."""
-    crashed = {}
-    for name, arm in arms.items():
+def _round(
+    arms: dict[Arm, dict[str, str]],
+    refusals: dict[Arm, str],
+    bench: BenchConfig,
+    workdir: Path,
+    *,
+    texts: int,
+    seed: Sequence[int],
+) -> _Taken:
+    """Run one round in fresh processes; who crashes is refused, and the round starts again without it."""
+    while True:
         try:
-            run_worker(
-                {**job, "candidates": [{**arm, "name": name}], "blocks": 0},
-                workdir / f"probe-{runtime}-{name}",
-                name=f"a trial of '{name}' on {runtime}",
-                threads=bench.threads,
-                timeout_s=bench.timeout_s,
-            )
-        except MeasureError as error:
-            crashed[name] = error.got
-    return crashed
+            return _attempt(arms, refusals, bench, workdir, texts=texts, seed=seed)
+        except _Dropped as dropped:
+            _drop(dropped.arm, dropped.why, arms, refusals)
 
 
-def _read_samples(folder: Path, answer: Mapping[str, Any]) -> dict[str, LatencySamples]:
-    import pyarrow.parquet as pq
+def _drop(arm: Arm, why: str, arms: dict[Arm, dict[str, str]], refusals: dict[Arm, str]) -> None:
+    place = arms.pop(arm)
+    if arm.name == NULL:
+        return
+    refusals[arm] = why
+    null = Arm(arm.runtime, NULL)
+    if arms.get(null) == place:
+        del arms[null]
 
-    table = pq.read_table(folder / "samples.parquet")
-    names = np.asarray(table["candidate"].to_pylist())
-    blocks = int(np.asarray(table["block"]).max()) + 1
-    ns = np.asarray(table["ns"], dtype=np.int64)
-    return {
-        name: LatencySamples(
-            samples_ns=ns[names == name].reshape(blocks, -1),
-            load_seconds=answer["load_seconds"][name],
-            **answer["agreement"][name],
-        )
-        for name in answer["timed"]
-    }
+
+def _attempt(
+    arms: dict[Arm, dict[str, str]],
+    refusals: dict[Arm, str],
+    bench: BenchConfig,
+    workdir: Path,
+    *,
+    texts: int,
+    seed: Sequence[int],
+) -> _Taken:
+    answers: dict[Arm, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        workers = {
+            runtime: stack.enter_context(_worker(runtime, bench, workdir))
+            for runtime in dict.fromkeys(arm.runtime for arm in arms)
+        }
+
+        def ask(arm: Arm, **question: Any) -> dict[str, Any]:
+            try:
+                return workers[arm.runtime].ask(arm=arm.name, **question)
+            except MeasureError as error:
+                raise _Dropped(arm, error.got) from error
+
+        for arm, place in tuple(arms.items()):
+            if arm not in arms:  # the null arm of one that was refused
+                continue
+            answers[arm] = ask(arm, do="load", **place)
+            if why := answers[arm].get("refusal"):
+                _drop(arm, why, arms, refusals)
+        for arm in arms:
+            answers[arm] |= ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
+        for worker in workers.values():
+            worker.ask(do="begin")
+        samples = {arm: np.zeros((bench.blocks, texts), np.int64) for arm in arms}
+        before = noise.read()
+        for block, text, arm in schedule(list(arms), texts=texts, blocks=bench.blocks, seed=seed):
+            samples[arm][block, text] = ask(arm, do="call", text=text)["ns"]
+        conditions = noise.Conditions.between(before, noise.read())
+        for runtime, worker in workers.items():
+            found = worker.ask(do="agreement")
+            for arm in arms:
+                if arm.runtime == runtime:
+                    answers[arm] |= found[arm.name]
+    return _Taken(samples=samples, answers=answers, conditions=conditions)
+
+
+def _worker(runtime: str, bench: BenchConfig, workdir: Path) -> Talker:
+    cores = core_numbers()
+    return Talker(
+        {"kind": "latency", "runtime": runtime, "threads": bench.threads},
+        workdir / f"latency-{runtime}",
+        name=f"timing on {runtime}",
+        threads=bench.threads,
+        timeout_s=bench.timeout_s,
+        cores=cores[-bench.threads :] if bench.pin and bench.threads < len(cores) else (),
+    )
+
+
+def _result(
+    runtime: str,
+    names: Sequence[str],
+    exact: Mapping[str, bool],
+    arms: Mapping[Arm, object],
+    kept: Sequence[_Taken],
+    refusals: Mapping[Arm, str],
+    bench: BenchConfig,
+) -> LatencyResult:
+    """Put the kept rounds together for one runtime; an arm that fell out of a later round is refused by then."""
+    why = {name: refusals[Arm(runtime, name)] for name in names if Arm(runtime, name) in refusals}
+    found = {arm.name: _joined(arm, kept) for arm in arms if arm.runtime == runtime}
+    null = found.pop(NULL, None)
+    timed = {}
+    for name in names:
+        if name not in found:
+            continue
+        if disagreement := _disagreement(found[name], exact[name]):
+            why[name] = disagreement
+        else:
+            timed[name] = found[name]
+    return LatencyResult(
+        runtime=runtime,
+        threads=bench.threads,
+        batch_size=bench.batch_size,
+        timed=timed,
+        null=null if names[0] in timed else None,
+        refusals=why,
+    )
+
+
+def _joined(arm: Arm, kept: Sequence[_Taken]) -> LatencySamples:
+    answers = [taken.answers[arm] for taken in kept]
+    return LatencySamples(
+        samples_ns=np.stack([taken.samples[arm] for taken in kept]),
+        load_seconds=float(np.median([a["load_seconds"] for a in answers])),
+        first_call_seconds=float(np.median([a["first_call_seconds"] for a in answers])),
+        warmup_calls=answers[-1]["calls"],
+        same_prediction_rate=min(a["same_prediction_rate"] for a in answers),
+        max_logit_difference=max(a["max_logit_difference"] for a in answers),
+    )
 
 
 def _disagreement(samples: LatencySamples, exact: bool) -> str | None:

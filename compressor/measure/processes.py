@@ -28,7 +28,7 @@ OPENER = "compressor.store:load"  # what re-loads an artifact in the worker, as 
 T = TypeVar("T")
 R = TypeVar("R")
 
-_running: set[subprocess.Popen[bytes]] = set()
+running: set[subprocess.Popen[bytes]] = set()
 _LOG_BYTES: Final = 1_000_000  # output beyond this is read and dropped
 _SHOWN_LINES: Final = 12
 _GRACE_S: Final = 3.0  # between SIGTERM and SIGKILL
@@ -48,39 +48,43 @@ def run_worker(job: Mapping[str, Any], folder: Path, *, name: str, threads: int,
         MeasureError: The worker crashed, hung or left no result; the message holds its last lines.
         CompressorError: The worker met one of the user's errors; it is raised here as it was there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    path = job_file(job, folder)
     result = folder / "result.json"
-    result.unlink(missing_ok=True)
-    path = folder / "job.json"
-    path.write_text(
-        json.dumps({**job, "out": str(folder.resolve()), "opener": OPENER, "parent": os.getpid()}, indent=1),
-        encoding="utf-8",
-    )
     # -P: the user's current folder must not shadow a module.
-    command = [sys.executable, "-P", "-m", "compressor.measure.worker", str(path.resolve())]
+    command = [sys.executable, "-P", "-m", "compressor.measure.worker", str(path)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=_environment(threads),
+        env=worker_environment(threads),
         start_new_session=True,
     )
     assert process.stdout is not None
-    _running.add(process)
+    running.add(process)
     try:
         with (folder / "worker.log").open("wb") as log:
             ended = _wait(process, process.stdout, log, time.monotonic() + timeout_s)
         if not ended:
-            _signal_group(process, signal.SIGTERM)
+            signal_group(process, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_GRACE_S)
     finally:
-        _signal_group(process, signal.SIGKILL)  # and whatever it left behind
+        signal_group(process, signal.SIGKILL)  # and whatever it left behind
         process.wait()
-        _running.discard(process)
+        running.discard(process)
         process.stdout.close()
-    return _outcome(process.returncode, result, folder / "worker.log", name, None if ended else timeout_s)
+    return outcome(process.returncode, result, folder / "worker.log", name, None if ended else timeout_s)
+
+
+def job_file(job: Mapping[str, Any], folder: Path) -> Path:
+    """Write the file that tells a worker everything, and remove the result of one before it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").unlink(missing_ok=True)
+    path = folder.resolve() / "job.json"
+    facts = {"out": str(folder.resolve()), "opener": OPENER, "parent": os.getpid()}
+    path.write_text(json.dumps({**job, **facts}, indent=1), encoding="utf-8")
+    return path
 
 
 def side_by_side(call: Callable[[T], R], items: Sequence[T], processes: int) -> list[R]:
@@ -91,12 +95,12 @@ def side_by_side(call: Callable[[T], R], items: Sequence[T], processes: int) -> 
             return [future.result() for future in calls]
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            for process in tuple(_running):
-                _signal_group(process, signal.SIGKILL)
+            for process in tuple(running):
+                signal_group(process, signal.SIGKILL)
             raise
 
 
-def _environment(threads: int) -> dict[str, str]:
+def worker_environment(threads: int) -> dict[str, str]:
     """Return the worker's environment: threads set before any library is loaded, no network, our code findable."""
     root = str(Path(compressor.__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -145,12 +149,14 @@ def _wait(process: subprocess.Popen[bytes], output: IO[bytes], log: IO[bytes], d
             os.close(watch)
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Signal a worker and everything that it started."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
 
-def _outcome(code: int, result: Path, log: Path, name: str, timed_out_s: float | None) -> dict[str, Any]:
+def outcome(code: int, result: Path, log: Path, name: str, timed_out_s: float | None) -> dict[str, Any]:
+    """Return the result of a worker that has ended, or raise what became of it."""
     if timed_out_s is not None:
         raise MeasureError(
             f"{name} did not finish within {timed_out_s:g} s and was ended{_tail(log)}", hint="bench.timeout_s=1800"

@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     out = Path(job["out"])
     _die_with_parent(job.get("parent"))
+    if job.get("cores"):
+        os.sched_setaffinity(0, job["cores"])  # before a library counts the cores
     try:
         run: Callable[[Mapping[str, Any], Path], dict[str, Any]] = import_module(_KINDS[job["kind"]]).run
         answer = run(job, out)

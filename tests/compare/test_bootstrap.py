@@ -88,17 +88,35 @@ def test_accuracy_difference_covers() -> None:
     assert 0.92 <= hits / 500 <= 0.98
 
 
-def simulated(rng: np.random.Generator, ratio: float, blocks: int = 12, texts: int = 20) -> tuple[np.ndarray, ...]:
-    """Log-normal calls on a drifting machine with spikes; the candidate is `ratio` times faster."""
-    drift = np.exp(rng.normal(0, 0.05, (blocks, 1)).cumsum(axis=0))
-    lengths = np.linspace(5e6, 2e7, texts)
+def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...] = (12, 20)) -> tuple[np.ndarray, ...]:
+    """Log-normal calls on a drifting machine with spikes; the candidate is `ratio` times faster. [..., blocks, texts]."""
+    per_block, per_round = (*shape[:-1], 1), (*shape[:-2], 1, 1)
+    drift = np.exp(rng.normal(0, 0.05, per_block).cumsum(axis=-2))
+    lengths = np.linspace(5e6, 2e7, shape[-1])
 
     def calls(speed: float) -> np.ndarray:
-        noise = rng.lognormal(0, 0.03, (blocks, texts)) * np.where(rng.random((blocks, texts)) < 0.03, 3.0, 1.0)
-        per_block = np.exp(rng.normal(0, 0.004, (blocks, 1)))
-        return (lengths * drift * noise * per_block / speed).astype(np.int64)
+        noise = rng.lognormal(0, 0.03, shape) * np.where(rng.random(shape) < 0.03, 3.0, 1.0)
+        noise = noise * np.exp(rng.normal(0, 0.004, per_block))
+        if len(shape) == 3:  # a process may have its memory in a better or worse place
+            noise = noise * np.exp(rng.normal(0, 0.003, per_round))
+        return (lengths * drift * noise / speed).astype(np.int64)
 
     return calls(ratio), calls(1.0)
+
+
+@pytest.mark.parametrize("rounds", [3, 5, 10])
+def test_speed_up_over_rounds_covers(rounds: int) -> None:
+    rng, hits = np.random.default_rng(3), 0
+    for seed in range(400):
+        found = speed_up(*simulated(rng, 1.5, (rounds, 6, 10)), seed=seed)
+        hits += found.ci95.low <= 1.5 <= found.ci95.high
+        assert found.units == rounds
+    assert 0.925 <= hits / 400 <= 0.975
+
+
+def test_one_round_is_its_blocks() -> None:
+    ours, theirs = simulated(np.random.default_rng(0), 1.5)
+    assert speed_up(ours[None], theirs[None], seed=0) == speed_up(ours, theirs, seed=0)
 
 
 def test_speed_up_covers_under_drift_and_spikes() -> None:

@@ -10,6 +10,8 @@ from compressor.compare.statistics import (
     detectable_difference,
     mcnemar_p_value,
     median_interval,
+    percentile_bound,
+    percentile_needs,
     wilson_interval,
     zero_event_bound,
 )
@@ -82,3 +84,18 @@ def test_detectable_difference_is_found_as_often_as_it_says() -> None:
 def test_without_disagreement_a_gap_must_bring_its_own() -> None:
     assert 0.003 < detectable_difference(2136, 0.0) < 0.005
     assert detectable_difference(4, 0.5) == 1.0
+
+
+@pytest.mark.parametrize(("level", "needs"), [(0.5, 11), (0.9, 64), (0.95, 130), (0.99, 662)])
+def test_a_percentile_is_given_from_so_many_calls_on(level: float, needs: int) -> None:
+    assert percentile_needs(level) == needs
+    assert percentile_bound(np.arange(needs - 1.0), level) is None
+    assert percentile_bound(np.arange(float(needs)), level) == needs - 2  # one call lies above it
+
+
+def test_a_percentile_is_bounded_as_often_as_promised() -> None:
+    rng, held = np.random.default_rng(0), 0
+    truth = np.exp(0.5 * 1.2815515655446004)  # the 90th percentile of these log-normal calls
+    for _ in range(1000):
+        held += percentile_bound(rng.lognormal(0, 0.5, 240), 0.9) >= truth
+    assert held >= 985

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.measure.latency_job import _agreement
+from compressor.measure.latency_job import agreement as compare_outputs
 from compressor.measure.workload import Replay
 
 
 def agreement(expected, found) -> dict[str, float]:
     batches = tuple(np.array_split(np.asarray(expected, np.float32), 4))
     replay = Replay(inputs=({},) * 4, positions=(), expected=batches)
-    return _agreement(replay, np.array_split(np.asarray(found, np.float32), 4))
+    return compare_outputs(replay, np.array_split(np.asarray(found, np.float32), 4))
 
 
 def test_classes_are_compared() -> None:

@@ -14,13 +14,15 @@ import torch
 from compressor import store
 from compressor.artifact import CompressedModel, Form, Head, parameter_count
 from compressor.errors import MeasureError
-from compressor.measure import processes
+from compressor.measure import noise, processes
 from compressor.measure.accuracy import measure_accuracy
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import read_examples
-from compressor.measure.latency import measure_latency
+from compressor.measure.latency import NULL, Complaint, LatencyResult, measure_latency
 from compressor.measure.memory import measure_memory
+from compressor.measure.samples import write_samples
+from compressor.measure.schedule import Arm
 from compressor.measure.size import count_parameters, measure_size
 from compressor.runtimes import get_runtime
 from compressor.testing.tiny import tiny_bert
@@ -48,40 +50,96 @@ def test_scores_are_those_of_the_saved_model(house, scored) -> None:
         assert result.onnx is not None
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
-def test_latency_on_every_runtime(house, scored, tmp_path: Path, runtime: str) -> None:
-    if why := get_runtime(runtime).available():
-        pytest.skip(why)
-    found = measure_latency(scored, runtime, house.bench, tmp_path, seed=0)
-    assert found.refusals == {}
-    assert list(found.timed) == ["teacher", "student"]
-    for samples in (*found.timed.values(), found.null):
-        assert samples.samples_ns.shape == (house.bench.blocks, house.bench.texts)
-        assert (samples.samples_ns > 0).all()
-        assert samples.same_prediction_rate == 1.0
-        assert samples.max_logit_difference < 1e-4
-    assert found.timed["student"].p50_ms < found.timed["teacher"].p50_ms
-    assert pq.read_table(found.file).column_names == ["candidate", "block", "text", "ns"]
+def test_latency_on_every_runtime_in_one_experiment(house, scored, tmp_path: Path) -> None:
+    run = measure_latency(scored, house.bench, tmp_path, seed=0)
+    assert [found.runtime for found in run.runtimes] == house.bench.runtimes
+    for found in run.runtimes:
+        if why := get_runtime(found.runtime).available():
+            assert set(found.refusals.values()) == {why}
+            continue
+        assert found.refusals == {}
+        assert list(found.timed) == ["teacher", "student"]
+        for samples in (*found.timed.values(), found.null):
+            assert samples.samples_ns.shape == (1, house.bench.blocks, house.bench.texts)
+            assert (samples.samples_ns > 0).all()
+            assert samples.same_prediction_rate == 1.0
+            assert samples.max_logit_difference < 1e-4
+            assert samples.warmup_calls >= house.bench.warmup_calls and samples.load_seconds > 0
+        assert found.timed["student"].p50_ms < found.timed["teacher"].p50_ms
+    assert [(r.number, r.attempt, r.kept) for r in run.rounds if r.kept] == [(0, run.rounds[-1].attempt, True)]
+
+
+def test_a_doubtful_round_is_run_again_and_then_kept_with_its_complaint(
+    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(noise.Conditions, "complaints", lambda self: [])  # whatever else runs here
+    bench, judged = replace(house.bench, runtimes=["torch"], rounds=3, repeats=2), []
+
+    def judge(samples) -> list[Complaint]:
+        judged.append(samples)
+        doubtful = len(judged) in (1, 4, 5, 6)  # the first attempt of the first round, and every one of the third
+        return [Complaint("torch", "as the test wants it")] if doubtful else []
+
+    run = measure_latency(scored, bench, tmp_path, seed=0, judge=judge)
+    found = run.runtimes[0].timed["student"].samples_ns
+    assert found.shape == (3, bench.blocks, bench.texts)
+    kept = [judged[i - 1][Arm("torch", "student")] for i in (2, 3, 6)]
+    np.testing.assert_array_equal(found, np.stack(kept))
+    told = [[c.text for c in r.complaints if c.runtime == "torch"] for r in run.rounds if r.kept]
+    assert told == [[], [], ["as the test wants it"]]
+    assert [r.number for r in run.rounds if not r.kept] == [0, 2, 2]
+
+
+def test_raw_samples_are_written_with_their_round(house, scored, tmp_path: Path) -> None:
+    run = measure_latency(scored, replace(house.bench, runtimes=["torch"], repeats=0), tmp_path, seed=0)
+    write_samples(run.runtimes[0], tmp_path / "timings" / "torch.parquet")
+    table = pq.read_table(tmp_path / "timings" / "torch.parquet").to_pydict()
+    assert set(table) == {"candidate", "round", "block", "text", "ns"}
+    mine = [ns for name, ns in zip(table["candidate"], table["ns"], strict=True) if name == "student"]
+    assert mine == run.runtimes[0].timed["student"].samples_ns.ravel().tolist()
+    assert set(table["candidate"]) == {"teacher", "student", NULL}
+
+
+def on_torch(house, scored, tmp_path: Path, **changes) -> LatencyResult:
+    return measure_latency(scored, replace(house.bench, runtimes=["torch"], **changes), tmp_path, seed=0).runtimes[0]
 
 
 def test_a_model_that_computes_something_else_is_refused(
     house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
 ) -> None:
     monkeypatch.setattr(processes, "OPENER", "worker_openers:disturbed")
-    found = measure_latency(scored, "torch", house.bench, tmp_path, seed=0)
+    found = on_torch(house, scored, tmp_path)
     assert set(found.refusals) == {"teacher", "student"}
     assert "logits differ by up to 1.0e-02" in found.refusals["teacher"]
     assert found.timed == {}
     assert found.null is None
 
 
-def test_a_crash_refuses_only_the_one_who_crashed(
+@pytest.mark.parametrize(
+    ("opener", "words", "timeout_s"),
+    [
+        ("student_crashes", "SIGSEGV", 120.0),
+        ("student_raises", "RuntimeError: the student broke", 120.0),
+        ("student_crashes_late", "SIGSEGV", 120.0),
+        ("student_hangs", "did not finish within 25 s", 25.0),
+    ],
+)
+def test_whoever_fails_is_refused_and_the_others_are_timed(
+    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers, opener: str, words: str, timeout_s: float
+) -> None:
+    monkeypatch.setattr(processes, "OPENER", f"worker_openers:{opener}")
+    found = on_torch(house, scored, tmp_path, timeout_s=timeout_s)
+    assert list(found.timed) == ["teacher"] and found.null is not None
+    assert words in found.refusals["student"]
+    assert not processes.running
+
+
+def test_where_the_baseline_fails_there_is_no_null_arm(
     house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
 ) -> None:
     monkeypatch.setattr(processes, "OPENER", "worker_openers:student_crashes")
-    found = measure_latency(scored, "torch", house.bench, tmp_path, seed=0)
-    assert list(found.timed) == ["teacher"]
-    assert "SIGSEGV" in found.refusals["student"]
+    found = on_torch(house, [scored[1], scored[0]], tmp_path)
+    assert list(found.timed) == ["teacher"] and found.null is None
 
 
 def test_int8_is_scored_and_timed_as_it_is(house, scored, tmp_path: Path) -> None:
@@ -101,10 +159,12 @@ def test_int8_is_scored_and_timed_as_it_is(house, scored, tmp_path: Path) -> Non
     assert not result.exact
     assert result.onnx is None
     assert abs(result.parameters - scored[0].parameters) / scored[0].parameters < 0.02
-    found = measure_latency([scored[0], result], "onnxruntime", house.bench, tmp_path, seed=0)
+    run = measure_latency(
+        [scored[0], result], replace(house.bench, runtimes=["onnxruntime", "torch"]), tmp_path, seed=0
+    )
+    found, refused = run.runtimes
     assert list(found.timed) == ["teacher", "int8"]
     assert found.timed["int8"].same_prediction_rate == 1.0
-    refused = measure_latency([result], "torch", house.bench, tmp_path, seed=0)
     assert "form onnx" in refused.refusals["int8"]
 
 
@@ -198,7 +258,7 @@ def test_other_tasks_take_the_same_way(tmp_path: Path, kind: str) -> None:
     )
     assert set(result.splits["test"].metrics) == {m.name for m in task.metrics}
     assert result.splits["test"].references == tuple(task.references(examples))
-    found = measure_latency([result], "onnxruntime", bench, tmp_path, seed=0)
+    found = measure_latency([result], replace(bench, runtimes=["onnxruntime"]), tmp_path, seed=0).runtimes[0]
     assert found.refusals == {}
-    assert found.timed["model"].samples_ns.shape == (4, 3)
+    assert found.timed["model"].samples_ns.shape == (1, 4, 3)
     assert found.timed["model"].max_logit_difference < 1e-4

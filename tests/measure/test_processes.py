@@ -86,7 +86,7 @@ def test_a_stale_result_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_threads_are_set_before_the_worker_starts() -> None:
-    variables = processes._environment(3)
+    variables = processes.worker_environment(3)
     assert variables["OMP_NUM_THREADS"] == variables["MKL_NUM_THREADS"] == variables["OPENBLAS_NUM_THREADS"] == "3"
     assert "OMP_NUM_THREADS" not in os.environ or os.environ["OMP_NUM_THREADS"] != "3"
 
@@ -103,7 +103,7 @@ def test_a_failure_ends_the_workers_beside_it(house, tmp_path: Path, monkeypatch
     with pytest.raises(MeasureError, match="the student broke"):
         measure_accuracies(candidates, house.splits, house.task, tmp_path, bench=bench, processes=2)
     assert time.monotonic() - started < 60
-    assert not processes._running
+    assert not processes.running
 
 
 def test_a_worker_dies_with_its_parent(house, tmp_path: Path) -> None:

@@ -70,6 +70,32 @@ def student_crashes(folder: Path) -> Any:
     return store.load(folder)
 
 
+def student_raises(folder: Path) -> Any:
+    if folder.name == "student":
+        raise RuntimeError("the student broke")
+    return store.load(folder)
+
+
+def student_hangs(folder: Path) -> Any:
+    while folder.name == "student":
+        time.sleep(1)
+    return store.load(folder)
+
+
+def student_crashes_late(folder: Path) -> Any:
+    """Return a student that takes the process down at its fortieth call, amid the timed ones."""
+    artifact, calls = store.load(folder), []
+
+    def count(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == 40:
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+    if folder.name == "student":
+        artifact.model.register_forward_pre_hook(count)
+    return artifact
+
+
 def student_fails_others_hang(folder: Path) -> Any:
     if folder.name == "student":
         time.sleep(2)

@@ -1,0 +1,44 @@
+"""Whether one round of timing is to be trusted, by its own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.compare.bootstrap import speed_up
+from compressor.compare.verdicts import NOISE
+
+MAX_HALF_WIDTH: Final = 0.01  # of a ratio's 95 % interval
+MAX_DRIFT: Final = 0.10  # interquartile range of the block medians over their median
+
+
+def doubts(
+    baseline_ns: NDArray[np.int64],
+    null_ns: NDArray[np.int64] | None,
+    others_ns: Mapping[str, NDArray[np.int64]],
+    *,
+    seed: int,
+) -> list[str]:
+    """Say why the samples of one runtime are doubtful, [blocks, texts] each; nothing if they are not.
+
+    The baseline's second load must come out within 1 %, every ratio must be known to 1 %, and the baseline's block medians
+    must not wander by more than a tenth (torch.utils.benchmark warns from the same share).
+    """
+    said = []
+    if null_ns is not None:
+        null = speed_up(null_ns, baseline_ns, seed=seed)
+        if abs(null.ratio - 1) > NOISE:
+            said.append(f"a second load of the baseline came out x{null.ratio:.3f}")
+    for name, samples_ns in others_ns.items():
+        found = speed_up(samples_ns, baseline_ns, seed=seed)
+        half = (found.ci95.high - found.ci95.low) / 2 / found.ratio
+        if half > MAX_HALF_WIDTH:
+            said.append(f"the ratio of {name} is known to {half:.1%} only")
+    medians = np.median(baseline_ns, axis=1)
+    low, middle, high = np.quantile(medians, [0.25, 0.5, 0.75])
+    if (drift := float((high - low) / middle)) > MAX_DRIFT:
+        said.append(f"the baseline's block medians wandered by {drift:.0%}")
+    return said

@@ -1,0 +1,30 @@
+"""One timing at a time on a machine: two would measure each other."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from compressor.commit import FolderLock
+
+_LOG = logging.getLogger("compressor")
+_SECONDS: Final = 1.0  # between two looks
+
+
+@contextmanager
+def alone_on_this_machine(lock: Path) -> Iterator[None]:
+    """Wait until no other run of this user times anything, and keep others waiting for the length of the body.
+
+    Args:
+        lock: A path that all runs on the machine share; the lock falls with the process that holds it.
+    """
+    with FolderLock(lock) as held:
+        if not held.acquire():
+            _LOG.info("waiting for another run to end its timing")
+            while not held.acquire():
+                time.sleep(_SECONDS)
+        yield

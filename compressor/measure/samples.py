@@ -1,0 +1,27 @@
+"""The raw samples of a latency experiment on disk, so that any statistic can be computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.measure.latency import NULL, LatencyResult
+
+
+def write_samples(result: LatencyResult, path: Path) -> None:
+    """Write one row a call: candidate, round, block, text, ns; the null arm under its own name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows: dict[str, list[Any]] = {"candidate": [], "round": [], "block": [], "text": [], "ns": []}
+    arms = {**result.timed, **({} if result.null is None else {NULL: result.null})}
+    for name, samples in arms.items():
+        values = samples.samples_ns
+        rows["candidate"] += [name] * values.size
+        for column, numbers in zip(("round", "block", "text"), np.indices(values.shape), strict=True):
+            rows[column] += numbers.ravel().tolist()
+        rows["ns"] += values.ravel().tolist()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(rows), path)

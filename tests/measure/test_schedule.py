@@ -1,0 +1,86 @@
+"""The order of calls, with sessions that only sleep: an instrument must see what is there and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from compressor.compare.verdicts import Word, compare_latency
+from compressor.measure.latency_job import timed
+from compressor.measure.schedule import Arm, schedule
+from compressor.runtimes.base import Inputs, Logits, Session
+
+LENGTHS = (4, 6, 8, 10, 12)
+
+
+class Sleeper(Session):
+    """Takes 0.1 ms a token, times a factor."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+        self.calls: list[int] = []
+
+    def run(self, inputs: Inputs) -> Logits:
+        length = inputs["input_ids"].shape[1]
+        self.calls.append(length)
+        time.sleep(length * 1e-4 * self.factor)
+        return np.zeros((1, 2), np.float32)
+
+
+INPUTS = [{"input_ids": np.zeros((1, n), np.int64)} for n in LENGTHS]
+
+
+def measure(blocks: int = 8, **sessions: Sleeper) -> dict[str, np.ndarray]:
+    samples = {name: np.zeros((blocks, len(LENGTHS)), np.int64) for name in sessions}
+    for block, text, arm in schedule([Arm("r", n) for n in sessions], texts=len(LENGTHS), blocks=blocks, seed=[0]):
+        samples[arm.name][block, text], _ = timed(sessions[arm.name], INPUTS[text])
+    return samples
+
+
+ARMS = [Arm(runtime, name) for runtime in ("torch", "onnxruntime") for name in ("teacher", "student", "null")]
+
+
+def test_every_arm_sees_every_text_once_a_block_and_neighbours_are_of_one_text() -> None:
+    calls = list(schedule(ARMS, texts=5, blocks=4, seed=[0]))
+    assert Counter(calls) == Counter((b, t, arm) for b in range(4) for t in range(5) for arm in ARMS)
+    for start in range(0, len(calls), len(ARMS)):
+        together = calls[start : start + len(ARMS)]
+        assert {(c.block, c.text) for c in together} == {(together[0].block, together[0].text)}
+
+
+def test_no_arm_is_favoured_by_its_place() -> None:
+    places = dict.fromkeys(ARMS, 0)
+    calls = list(schedule(ARMS, texts=50, blocks=40, seed=[1]))
+    for i, call in enumerate(calls):
+        places[call.arm] += i % len(ARMS)
+    means = np.array(list(places.values())) / (len(calls) / len(ARMS))
+    assert np.abs(means - 2.5).max() < 0.15  # a fair draw strays by 0.038
+
+
+def test_rounds_differ_and_a_seed_repeats() -> None:
+    first, again, other = (list(schedule(ARMS, texts=5, blocks=2, seed=[0, r])) for r in (0, 0, 1))
+    assert first == again != other
+
+
+def test_samples_stand_under_their_text() -> None:
+    samples = measure(a=Sleeper())
+    assert (np.diff(samples["a"].min(axis=0)) > 0).all()  # the least: whatever else runs only adds
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0])
+def test_an_injected_slowdown_is_named(factor: float) -> None:
+    samples = measure(base=Sleeper(), slow=Sleeper(factor), null=Sleeper())
+    verdict = compare_latency(
+        samples["slow"], samples["base"], null_ns=samples["null"], names=("slow", "base"), runtime="torch", seed=0
+    )
+    assert verdict.word is Word.slower
+    assert verdict.speed_up.ratio == pytest.approx(1 / factor, rel=0.2)
+
+
+def test_equal_sessions_are_not_far_apart() -> None:
+    samples = measure(base=Sleeper(), same=Sleeper())
+    verdict = compare_latency(samples["same"], samples["base"], names=("same", "base"), runtime="torch", seed=0)
+    assert verdict.speed_up.ratio == pytest.approx(1.0, rel=0.15)
