@@ -133,7 +133,7 @@ def _measure(
         bar.advance()
         first = entries[0].name
         with alone_on_this_machine(assets.cache_root() / "locks" / "bench"):
-            latency = measure_latency(found, bench, work, seed=config.seed, judge=_judge(first, config.seed))
+            latency = measure_latency(found, bench, work, seed=config.seed, judge=judge_rounds(first, config.seed))
         bar.advance()
         memory: Mapping[str, MemoryResult] = {}
         if bench.memory:
@@ -142,7 +142,7 @@ def _measure(
     return Measured(scored=scored, latency=latency, memory=memory)
 
 
-def _judge(baseline: str, seed: int) -> Judge:
+def judge_rounds(baseline: str, seed: int) -> Judge:
     """Return what tells, by its samples, whether a round is to be trusted."""
 
     def judge(samples: Samples) -> list[Complaint]:

@@ -151,6 +151,29 @@ def refusals(result: RunResult) -> list[str]:
     ]
 
 
+def doubts(result: RunResult) -> list[str]:
+    """One line for each runtime on which the machine's noise puts the numbers in doubt."""
+    found = {entry.runtime: entry.unstable for c in result.candidates for entry in c.latency if entry.unstable}
+    return [f"the timing on {runtime} is doubtful: {'; '.join(reasons)}" for runtime, reasons in found.items()]
+
+
+def notes(result: RunResult) -> list[str]:
+    """Everything that a reader of the table should know beside it."""
+    return [*refusals(result), *doubts(result), *zeros(result), *result.notes]
+
+
+def percentiles(found: Latency | None) -> str:
+    """Bounds of the higher percentiles in ms, and what those need that cannot be given."""
+    if found is None or not found.percentiles:
+        return NOTHING
+    words = [
+        f"p{entry.level * 100:g} {entry.bound_ms:.2f}" if entry.bound_ms is not None
+        else f"p{entry.level * 100:g} needs {entry.needs} calls"
+        for entry in found.percentiles
+    ]  # fmt: skip
+    return ", ".join(words)
+
+
 def sentences(result: RunResult) -> list[tuple[str, str]]:
     """One plain statement for each candidate but the teacher, as (name, text)."""
     said = []

@@ -15,9 +15,12 @@ _METHOD = """\
 - Metrics: 95 % intervals over the examples (Wilson for accuracy, bootstrap for the others). Differences from the
   teacher are paired by example;
   *equivalent* means not worse by more than 1 % of the teacher's value, *inconclusive* that the data cannot tell.
-- Latency: real texts of the test split at their own lengths, all models interleaved in one process per runtime, and
-  the teacher loaded twice as a check. Speed-ups are paired by text, with blocks as the unit; *faster* and *slower*
-  need the whole interval beyond 1 %, *equivalent* the 90 % interval within 2 %.
+- Latency: real texts of the test split at their own lengths; all models on all runtimes are interleaved call by call, in one
+  process a runtime of which only the one that is asked computes, and the teacher is loaded twice in each as a check.
+  Speed-ups are paired by text, with blocks as the unit, or rounds of fresh processes if there are several; *faster* and
+  *slower* need the whole interval beyond 1 %, *equivalent* the 90 % interval within 2 %. A round in which the check strays,
+  the machine is short of processors, or a ratio is not known to 1 % is run again (`bench.repeats`), then published with a note.
+  p90, p95 and p99 are bounds that hold with 99 % confidence.
 - Non-zero: parameters that are not 0. Deflated: the files of the weights through zlib at level 6, as a zip would hold them.
 - Peak memory: what the model adds to a process that has loaded its runtime. MB are 10^6 bytes."""
 
@@ -34,7 +37,7 @@ def to_markdown(result: RunResult, *, overrides: Sequence[str] = ()) -> str:
         return "\n".join([*lines, f"Status: {inline(result.status)}", ""])
     lines += _results(result)
     verdicts = [f"- {inline(text)}" for _, text in cells.sentences(result)]
-    notes = [f"- {inline(text)}" for text in (*cells.refusals(result), *cells.zeros(result), *result.notes)]
+    notes = [f"- {inline(text)}" for text in cells.notes(result)]
     lines += _section("Verdicts", verdicts) + _section("Notes", notes)
     lines += _section("How it was measured", [_METHOD])
     lines += _section("Lineage", _lineage(result))
@@ -57,7 +60,7 @@ def _results(result: RunResult) -> list[str]:
     for name in metrics:
         header += [name, f"{name} vs teacher"]
     for name in runtimes:
-        header += [f"{name} p50 ms", f"{name} speed-up"]
+        header += [f"{name} p50 ms", f"{name} percentiles ms", f"{name} speed-up"]
     rows = []
     for candidate in cells.ordered(result):
         row = [
@@ -73,9 +76,9 @@ def _results(result: RunResult) -> list[str]:
             gap = cells.difference(cells.of_metric(result, candidate, name))
             row += [cells.metric(candidate.metrics.get(name)), " ".join(gap)]
         for name in runtimes:
-            timed = cells.latency(cells.latency_of(candidate, name))
+            entry = cells.latency_of(candidate, name)
             ratio = cells.speed_up(cells.of_runtime(result, candidate, name))
-            row += [" ".join(timed), " ".join(ratio) or cells.NOTHING]
+            row += [" ".join(cells.latency(entry)), cells.percentiles(entry), " ".join(ratio) or cells.NOTHING]
         rows.append(row)
     return table(header, rows)
 

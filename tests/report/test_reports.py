@@ -13,6 +13,7 @@ from test_results import make_result
 from compressor.report.markdown import to_markdown, write_markdown
 from compressor.report.multi import print_results, results_to_markdown
 from compressor.report.terminal import print_result, render
+from compressor.results import Percentile
 
 
 def test_three_runtimes_fit_into_100_columns_of_ascii() -> None:
@@ -175,3 +176,17 @@ def test_few_or_unknown_zeros_need_no_word(changes: dict[str, object], told: boo
     text = " ".join(render(sparse(**changes)).split())
     assert ("69% of its weights are zero" in text) == told
     assert ("are zero" in text) == told
+
+
+def test_a_noisy_machine_and_the_percentiles_are_told() -> None:
+    result = make_result()
+    known = Percentile(level=0.9, bound_ms=12.5, needs=64)
+    unknown = Percentile(level=0.99, bound_ms=None, needs=662)
+    noisy = replace(result.candidates[0].latency[0], percentiles=(known, unknown), unstable=("the host took 5% away",))
+    teacher = replace(result.candidates[0], latency=(noisy, *result.candidates[0].latency[1:]))
+    result = replace(result, candidates=(teacher, *result.candidates[1:]))
+    told = f"the timing on {noisy.runtime} is doubtful: the host took 5% away"
+    assert told in " ".join(render(result).split())
+    text = to_markdown(result)
+    assert told in text and "p90 12.50, p99 needs 662 calls" in text
+    assert "doubtful" not in render(make_result())

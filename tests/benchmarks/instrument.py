@@ -1,0 +1,173 @@
+"""Test the latency instrument as one tests an instrument: on equal models, on known slowdowns, and on a disturbed machine.
+
+    python tests/benchmarks/instrument.py [--trials 100] [--out instrument.jsonl] [--only NAME ...]
+
+Every trial is a whole comparison by `measure_latency` in fresh processes, on a tiny encoder, judged as a run judges it. What is
+done is appended to the output file, and a second call goes on where the first one stopped. Printed at the end, for each test:
+how often which verdict was given, how far the estimates lie from the truth, and whether the target is met.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+sys.path.insert(0, str(HERE))
+
+from compressor import store  # noqa: E402
+from compressor.artifact import CompressedModel, Form  # noqa: E402
+from compressor.assess import judge_rounds  # noqa: E402
+from compressor.compare.verdicts import LatencyVerdict, compare_latency  # noqa: E402
+from compressor.config import BenchConfig, TaskConfig  # noqa: E402
+from compressor.measure import processes  # noqa: E402
+from compressor.measure.accuracy import AccuracyResult, measure_accuracies  # noqa: E402
+from compressor.measure.candidate import Candidate  # noqa: E402
+from compressor.measure.examples import write_examples  # noqa: E402
+from compressor.measure.latency import measure_latency  # noqa: E402
+from compressor.measure.workload import choose_workload  # noqa: E402
+from compressor.tasks import build_task  # noqa: E402
+from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer  # noqa: E402
+
+SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
+BENCH = BenchConfig(runtimes=["torch"], timeout_s=120, warmup_seconds=0.2)
+
+
+def prepare(folder: Path) -> dict[str, AccuracyResult]:
+    """Save the tiny encoder under one name for each slowdown, and score it."""
+    task = build_task(TaskConfig(max_length=64), ("bad", "good"))
+    examples = tiny_examples(200)
+    tokenizer = tiny_tokenizer()
+    overrides = {k: v for k, v in task.config_overrides().items() if k != "num_labels"}
+    model = tiny_bert(layers=6, hidden=64, num_labels=2, **overrides).eval()
+    artifact = CompressedModel(form=Form.torch, config=model.config, tokenizer=tokenizer, head=task.head, module=model)
+    for name, factor in {"base": 1.0, **SLOWDOWNS}.items():
+        store.save(artifact, folder / f"{name}@{factor}")
+    splits = {"test": write_examples(folder / "test.jsonl", examples)}
+    work = choose_workload(task, tokenizer, examples, split="test", texts=BENCH.texts, batch_size=1, seed=0)
+    candidates = [Candidate(n, folder / f"{n}@{f}") for n, f in {"base": 1.0, **SLOWDOWNS}.items()]
+    found = measure_accuracies(candidates, splits, task, folder / "jobs", bench=BENCH, workload=work)
+    return {one.candidate.name: one for one in found}
+
+
+def trial(scored: dict[str, AccuracyResult], name: str, seed: int) -> LatencyVerdict:
+    """Compare the encoder with itself, or with itself slowed down."""
+    with tempfile.TemporaryDirectory() as work:
+        pair = [scored["base"], scored[name]]
+        run = measure_latency(pair, BENCH, Path(work), seed=seed, judge=judge_rounds("base", seed))
+    found = run.runtimes[0]
+    if found.refusals:
+        raise SystemExit(f"refused: {found.refusals}")
+    return compare_latency(
+        found.timed[name].samples_ns,
+        found.timed["base"].samples_ns,
+        null_ns=found.null.samples_ns if found.null else None,
+        names=(name, "base"),
+        runtime="torch",
+        seed=seed,
+    )
+
+
+def burst(until: float, seed: int) -> None:
+    """Compute for 0.05 to 0.5 s, rest for as long, and so on."""
+    rng = np.random.default_rng(seed)
+    while time.monotonic() < until:
+        busy = time.monotonic() + rng.uniform(0.05, 0.5)
+        while time.monotonic() < busy:
+            np.linalg.svd(rng.normal(size=(60, 60)))
+        time.sleep(rng.uniform(0.05, 0.5))
+
+
+@contextmanager
+def bursty_load(wanted: bool) -> Iterator[None]:
+    """Keep every core busy now and then while the body runs."""
+    cores = (os.cpu_count() or 1) if wanted else 0
+    loads = [multiprocessing.Process(target=burst, args=(time.monotonic() + 300, i)) for i in range(cores)]
+    for load in loads:
+        load.start()
+    try:
+        yield
+    finally:
+        for load in loads:
+            load.terminate()
+            load.join()
+
+
+def right(name: str, word: str) -> bool | None:
+    """Tell whether a verdict is right; None: it claims nothing."""
+    if word == "inconclusive":
+        return None
+    return word in {"equal": ("equivalent",), "slower-1": ("slower", "equivalent")}.get(name, ("slower",))
+
+
+def summary(name: str, loaded: bool, rows: list[dict]) -> str:
+    words = Counter(r["word"] for r in rows)
+    ratios, nulls = np.array([r["ratio"] for r in rows]), np.array([r["null"] for r in rows])
+    truth = 1 / SLOWDOWNS[name]
+    n, wrong = len(rows), sum(right(name, r["word"]) is False for r in rows)
+    if loaded:
+        target, met = "no wrong verdict", wrong == 0
+    elif name == "equal":
+        inside = float((np.abs(nulls - 1) <= 0.01).mean())
+        target = f"at most 2 % claims, null within 1 % in 98 %: {inside:.0%}"
+        met = words["faster"] + words["slower"] <= 0.02 * n and inside >= 0.98
+    elif name == "slower-1":
+        target, met = "never the wrong sign", words["faster"] == 0
+    else:
+        near = float((np.abs(ratios - truth) <= 0.005).mean())
+        target = f"named in 95 %, within half a point (in {near:.0%}), never the wrong sign"
+        met = words["slower"] >= 0.95 * n and words["faster"] == 0 and abs(np.median(ratios) - truth) <= 0.005
+    seconds = np.median([r["seconds"] for r in rows])
+    return (
+        f"{name:<9} {'bursty' if loaded else 'alone':<7} n={n:<4} {dict(words)}  ratio {np.median(ratios):.4f} "
+        f"({ratios.min():.4f}..{ratios.max():.4f}, truth {truth:.4f})  null {nulls.min():.4f}..{nulls.max():.4f}  "
+        f"{seconds:.1f} s each  target: {target}: {'met' if met else 'MISSED'}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--out", type=Path, default=Path("instrument.jsonl"))
+    parser.add_argument("--only", nargs="+", choices=list(SLOWDOWNS), default=list(SLOWDOWNS))
+    parser.add_argument("--load", choices=["alone", "bursty", "both"], default="both")
+    arguments = parser.parse_args()
+    processes.OPENER = "slowed_opener:load"
+    done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    kinds = [k for k in (False, True) if arguments.load in ("both", "bursty" if k else "alone")]
+    with tempfile.TemporaryDirectory() as scratch:
+        scored = prepare(Path(scratch))
+        for number in range(arguments.trials):
+            for name in arguments.only:
+                for loaded in kinds:
+                    if any((r["trial"], r["name"], r["loaded"]) == (number, name, loaded) for r in done):
+                        continue
+                    started = time.monotonic()
+                    with bursty_load(loaded):
+                        found = trial(scored, name, number)
+                    row = {"trial": number, "name": name, "loaded": loaded, "word": found.word.value}
+                    row |= {"ratio": found.speed_up.ratio, "null": found.null_ratio or 1.0}
+                    row["seconds"] = time.monotonic() - started
+                    done.append(row)
+                    with arguments.out.open("a") as out:
+                        out.write(json.dumps(row) + "\n")
+    for name in arguments.only:
+        for loaded in kinds:
+            if rows := [r for r in done if (r["name"], r["loaded"]) == (name, loaded)]:
+                print(summary(name, loaded, rows))
+
+
+if __name__ == "__main__":
+    main()
