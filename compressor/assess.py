@@ -28,6 +28,7 @@ from compressor.measure.samples import write_samples
 from compressor.measure.size import measure_size
 from compressor.measure.workload import Replay, choose_workload
 from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, MetricValue, Percentile, RunResult
+from compressor.runtimes import get_runtime
 from compressor.tasks.base import Task
 from compressor.tasks.data import TaskData
 
@@ -126,7 +127,7 @@ def _measure(
             work,
             bench=bench,
             workload=workload,
-            export=bool(set(bench.runtimes) - {"torch"}),
+            export=any(get_runtime(name).needs_export for name in bench.runtimes),
             kept=assets.cache_root() / "scores",
         )
         scored = {one.candidate.name: one for one in found}
@@ -268,10 +269,11 @@ def _metric_value(metric: Metric, score: SplitScore, task: Task, seed: int) -> M
 
 
 def _latency(name: str, timed: LatencyResult, run: LatencyRun) -> Latency:
-    samples = timed.timed.get(name)
+    samples, precision = timed.timed.get(name), get_runtime(timed.runtime).precision
     if samples is None:
         return Latency(
             runtime=timed.runtime,
+            precision=precision,
             threads=timed.threads,
             batch_size=timed.batch_size,
             refusal=timed.refusals.get(name, "it was not timed"),
@@ -280,6 +282,7 @@ def _latency(name: str, timed: LatencyResult, run: LatencyRun) -> Latency:
     interval = median_interval(calls_ms)
     return Latency(
         runtime=timed.runtime,
+        precision=precision,
         threads=timed.threads,
         batch_size=timed.batch_size,
         latency_ms_p50=samples.p50_ms,

@@ -155,7 +155,7 @@ class StudentConfig:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
-RUNTIMES = ("torch", "onnxruntime", "openvino")
+RUNTIMES = ("torch", "onnxruntime", "openvino", "torch_compile", "torch_bf16", "openvino_bf16")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -51,3 +51,12 @@ def set_up(config: RunConfig) -> Machine:
 def is_main_process() -> bool:
     """Tell whether this is the process that writes and reports; torchrun sets RANK for the others."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def native_bf16(device: str) -> bool:
+    """Tell whether `device` multiplies bf16 in hardware; emulated bf16 is many times slower than fp32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -54,6 +54,7 @@ class Latency:
     runtime: str
     threads: int
     batch_size: int
+    precision: str = "fp32"  # of floating arithmetic
     latency_ms_p50: float | None = None
     ci95: tuple[float, float] | None = None  # of the median, in ms
     samples: int = 0

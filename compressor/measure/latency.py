@@ -324,7 +324,7 @@ def _result(
     for name in names:
         if name not in found:
             continue
-        if disagreement := _disagreement(found[name], exact[name]):
+        if disagreement := _disagreement(found[name], exact[name] and get_runtime(runtime).precision == "fp32"):
             why[name] = disagreement
         else:
             timed[name] = found[name]

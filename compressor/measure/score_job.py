@@ -18,7 +18,7 @@ from compressor.measure.worker import opener
 from compressor.measure.workload import Replay, numpy_inputs
 from compressor.measure.zeros import measure_zeros
 from compressor.runtimes import Session, runtime_for
-from compressor.runtimes.torch_eager import TorchSession
+from compressor.runtimes.torch_eager import TorchSession, is_float32
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,7 +49,7 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
         session = runtime_for(form).load(artifact.folder, form, job["threads"])
     answer: dict[str, Any] = {
         "parameters": count_parameters(form, artifact.module, artifact.folder),
-        "exact": form is Form.torch and _is_float32(artifact.model),
+        "exact": form is Form.torch and is_float32(artifact.model),
         "zeros": measure_zeros(form, artifact.module, Path(job["folder"])).to_json(),
         "splits": {},
     }
@@ -61,17 +61,6 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
     if job["export_to"] is not None:
         answer["export"] = _export(artifact.model, artifact.tokenizer, out / job["export_to"])
     return answer
-
-
-def _is_float32(model: Any) -> bool:
-    """Tell whether every weight is float32; a packed or integer weight makes logits depend on batch mates."""
-    import torch
-    from torch.utils._python_dispatch import is_traceable_wrapper_subclass  # torchao's weights call themselves float32
-
-    packed = any("quantized" in type(m).__module__ for m in model.modules())
-    indices = (torch.int64, torch.int32, torch.bool)  # position tables and masks
-    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.dtype not in indices]
-    return not packed and all(t.dtype == torch.float32 and not is_traceable_wrapper_subclass(t) for t in tensors)
 
 
 def _score(

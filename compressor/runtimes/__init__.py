@@ -6,10 +6,13 @@ from compressor.artifact import Form
 from compressor.errors import ConfigError
 from compressor.runtimes.base import ModelOpener, Runtime, Session
 from compressor.runtimes.onnxruntime import OnnxRuntime
-from compressor.runtimes.openvino import OpenVino
-from compressor.runtimes.torch_eager import TorchEager
+from compressor.runtimes.openvino import OpenVino, OpenVinoBf16
+from compressor.runtimes.torch_compile import TorchCompile
+from compressor.runtimes.torch_eager import TorchBf16, TorchEager
 
-RUNTIMES: dict[str, Runtime] = {r.name: r for r in (TorchEager(), OnnxRuntime(), OpenVino())}
+RUNTIMES: dict[str, Runtime] = {
+    r.name: r for r in (TorchEager(), OnnxRuntime(), OpenVino(), TorchCompile(), TorchBf16(), OpenVinoBf16())
+}
 
 # The runtime a form is scored in: the one that executes the saved bytes themselves.
 _CANONICAL = {Form.torch: "torch", Form.onnx: "onnxruntime", Form.openvino: "openvino"}

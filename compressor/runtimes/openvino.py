@@ -10,7 +10,9 @@ import numpy as np
 
 from compressor.artifact import Form
 from compressor.errors import MissingExtra
+from compressor.machine import native_bf16
 from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, the_only
+from compressor.runtimes.torch_eager import NO_BF16
 
 if TYPE_CHECKING:
     from openvino import CompiledModel
@@ -27,19 +29,29 @@ class OpenVino(Runtime):
         return None if find_spec("openvino") else "openvino is not installed"
 
     def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
-        if self.available():
+        if OpenVino.available(self):
             raise MissingExtra.of("openvino", "openvino")
         import openvino
 
         core = openvino.Core()
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
         model = core.read_model(the_only(folder, ".xml" if form is Form.openvino else ".onnx"))
         return OpenVinoSession(core.compile_model(model, "CPU", settings))
+
+
+class OpenVinoBf16(OpenVino):
+    """The same in bfloat16, where the CPU has it."""
+
+    name = "openvino_bf16"
+    precision = "bf16"
+
+    def available(self) -> str | None:
+        return super().available() or (None if native_bf16("cpu") else NO_BF16)
 
 
 class OpenVinoSession(Session):

@@ -1,16 +1,20 @@
-"""PyTorch as it is: the saved module, eager mode, float32 arithmetic."""
+"""PyTorch as it is: the saved module in eager mode, in float32 or bfloat16."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from compressor.artifact import Form
+from compressor.errors import MeasureError
 from compressor.families import forward_names
+from compressor.machine import native_bf16
 from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session
 
 if TYPE_CHECKING:
     from torch import nn
+
+NO_BF16: Final = "this CPU has no bfloat16 arithmetic, and emulates it many times slower"
 
 
 class TorchEager(Runtime):
@@ -31,6 +35,26 @@ class TorchEager(Runtime):
         return TorchSession(open_model(folder))
 
 
+class TorchBf16(TorchEager):
+    """The same with floating weights and arithmetic in bfloat16; integers and their scales stay as they were saved."""
+
+    name = "torch_bf16"
+    precision = "bf16"
+
+    def available(self) -> str | None:
+        return None if native_bf16("cpu") else NO_BF16
+
+    def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
+        import torch
+
+        session = super().load(folder, form, threads, open_model=open_model)
+        assert isinstance(session, TorchSession)
+        if not is_float32(session.model):
+            raise MeasureError("its weights are integers, whose arithmetic is not converted to bfloat16")
+        session.model.to(torch.bfloat16)
+        return session
+
+
 class TorchSession(Session):
     """A module in eval mode. Floating weights are computed in float32: half precision is slower on most CPUs."""
 
@@ -39,7 +63,7 @@ class TorchSession(Session):
 
         # Only half-precision tensors are widened; packed or integer weights stay as the method saved them.
         half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
-        self._model = (model.float() if half else model).eval()
+        self.model = (model.float() if half else model).eval()
         self._names = forward_names(model)
 
     def run(self, inputs: Inputs) -> Logits:
@@ -47,5 +71,16 @@ class TorchSession(Session):
 
         with torch.inference_mode():
             tensors = {k: torch.from_numpy(v) for k, v in inputs.items() if k in self._names}
-            logits: Logits = self._model(**tensors).logits.float().numpy()
+            logits: Logits = self.model(**tensors).logits.float().numpy()
         return logits
+
+
+def is_float32(model: nn.Module) -> bool:
+    """Tell whether every weight is float32; a packed or integer weight makes logits depend on batch mates."""
+    import torch
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass  # torchao's weights call themselves float32
+
+    packed = any("quantized" in type(m).__module__ for m in model.modules())
+    indices = (torch.int64, torch.int32, torch.bool)  # position tables and masks
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.dtype not in indices]
+    return not packed and all(t.dtype == torch.float32 and not is_traceable_wrapper_subclass(t) for t in tensors)

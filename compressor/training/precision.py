@@ -13,15 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compressor.config import Precision
 from compressor.errors import ConfigError
+from compressor.machine import native_bf16
 
 _UNFUSED_LENGTH: Final = 192  # tokens; measured on one Zen 5 core with 12 heads of width 32
-
-
-def native_bf16(device: str) -> bool:
-    """Tell whether `device` multiplies bf16 in hardware; emulated bf16 is many times slower than fp32."""
-    if device.startswith("cuda"):
-        return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def resolve_precision(wanted: Precision, device: str) -> Precision:

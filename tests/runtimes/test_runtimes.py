@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from compressor.artifact import Form
 from compressor.config import RUNTIMES as CONFIGURED
 from compressor.errors import ConfigError, MeasureError, MissingExtra
 from compressor.runtimes import RUNTIMES, get_runtime, runtime_for
 from compressor.runtimes import openvino as openvino_file
+from compressor.runtimes import torch_eager as torch_file
+from compressor.runtimes.export import export_onnx
+from compressor.testing.tiny import tiny_bert, tiny_tokenizer
 
 
 def test_the_config_and_the_table_name_the_same_runtimes() -> None:
@@ -43,3 +49,74 @@ def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert RUNTIMES["openvino"].available()
     with pytest.raises(MissingExtra, match=r"encoder-compressor\[openvino\]"):
         RUNTIMES["openvino"].load(tmp_path, Form.openvino, 1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    torch.manual_seed(0)
+    model = tiny_bert(layers=2, hidden=64).eval()
+    folder = tmp_path_factory.mktemp("tiny")
+    export_onnx(model, tiny_tokenizer(), folder)
+    rng = np.random.default_rng(0)
+    batches = []
+    for length in (7, 12, 30):
+        ids = rng.integers(5, model.config.vocab_size, (1, length))
+        batches.append({"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)})
+    with torch.inference_mode():
+        expected = [model(**{k: torch.from_numpy(v) for k, v in b.items()}).logits.numpy() for b in batches]
+    return model, folder, batches, expected
+
+
+compiling = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own, on import
+
+
+@compiling
+@pytest.mark.parametrize("name", list(RUNTIMES))
+def test_every_runtime_computes_the_model(tiny, name: str) -> None:
+    model, folder, batches, expected = tiny
+    runtime = RUNTIMES[name]
+    if why := runtime.available():
+        pytest.skip(why)
+    with runtime.load(folder, Form.torch, 1, open_model=lambda _: copy.deepcopy(model)) as session:
+        found = [session.run(batch) for batch in batches]
+    for ours, right in zip(found, expected, strict=True):
+        difference = np.abs(ours - right).max()
+        assert ours.dtype == np.float32
+        assert difference < (1e-5 if runtime.precision == "fp32" else 0.03)
+    worst = max(np.abs(ours - right).max() for ours, right in zip(found, expected, strict=True))
+    assert runtime.precision == "fp32" or worst > 1e-5  # it did compute in bfloat16
+
+
+@compiling
+def test_one_compilation_serves_every_length(tiny) -> None:
+    model, folder, batches, _ = tiny
+    runtime = RUNTIMES["torch_compile"]
+    if why := runtime.available():
+        pytest.skip(why)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    with runtime.load(folder, Form.torch, 1, open_model=lambda _: copy.deepcopy(model)) as session:
+        for batch in batches:
+            session.run(batch)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_bfloat16_is_not_tried_where_it_is_emulated_or_weights_are_integers(
+    tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder, _, _ = tiny
+    packed = copy.deepcopy(model)
+    packed.register_buffer("codes", torch.zeros(4, 4, dtype=torch.int8))
+    with pytest.raises(MeasureError, match="integers"):
+        RUNTIMES["torch_bf16"].load(folder, Form.torch, 1, open_model=lambda _: packed)
+    for file in (torch_file, openvino_file):
+        monkeypatch.setattr(file, "native_bf16", lambda device: False)
+    assert "no bfloat16" in RUNTIMES["torch_bf16"].available()
+    if not RUNTIMES["openvino"].available():
+        assert "no bfloat16" in RUNTIMES["openvino_bf16"].available()
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler" in RUNTIMES["torch_compile"].available()
