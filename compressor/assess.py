@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 
 from compressor import assets
 from compressor.artifact import CompressedModel
-from compressor.compare.bootstrap import metric_estimate
-from compressor.compare.statistics import median_interval, wilson_interval
+from compressor.compare.predictions import Tables, prediction_file, read_tables
+from compressor.compare.records import (
+    accuracy_comparison,
+    agreements,
+    calibrations,
+    latency_comparison,
+    metric_name,
+    metric_values,
+)
+from compressor.compare.statistics import median_interval
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
 from compressor.errors import MeasureError
 from compressor.families import forward_inputs
-from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accuracies
+from compressor.measure.accuracy import AccuracyResult, measure_accuracies
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import write_examples
@@ -24,12 +32,11 @@ from compressor.measure.latency import LatencyResult, measure_latency
 from compressor.measure.memory import MemoryResult, measure_memory
 from compressor.measure.size import measure_size
 from compressor.measure.workload import Replay, choose_workload
-from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
+from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, RunResult
 from compressor.tasks.base import Task
 from compressor.tasks.data import TaskData
 
 if TYPE_CHECKING:
-    from compressor.tasks.metrics import Metric
     from compressor.training.progress import Progress
 
 
@@ -49,9 +56,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Everything that the measuring processes found out."""
+    """Everything that the measuring processes found out. `tables` are the predictions, by candidate and split."""
 
     scored: Mapping[str, AccuracyResult]
+    tables: Mapping[str, Tables]
     timed: Sequence[LatencyResult]
     memory: Mapping[str, MemoryResult]
 
@@ -73,6 +81,7 @@ def assess(
 
     Raises:
         MeasureError: A measuring process failed.
+        StoreError: What it wrote cannot be read, or is of other examples than the teacher's.
     """
     measured = _measure(entries, task, data, config, folder, progress)
     for entry in entries:
@@ -82,9 +91,11 @@ def assess(
         status=OK,
         run_key=run_key,
         task=task.name,
+        task_type=task.type,
+        label_names=task.label_names,
         seed=config.seed,
         seconds_total=0.0,
-        candidates=tuple(_candidate(e, measured, task, config, folder) for e in entries),
+        candidates=tuple(_candidate(e, entries[0].name, measured, task, config, folder) for e in entries),
         comparisons=tuple(
             c for ours, theirs in _pairs(entries) for c in _comparisons(ours, theirs, measured, task, config)
         ),
@@ -135,7 +146,8 @@ def _measure(
         if bench.memory:
             memory = measure_memory(list(scored.values()), bench, work)
             bar.advance()
-    return Measured(scored=scored, timed=timed, memory=memory)
+    predicted = {name: {split: score.file for split, score in one.splits.items()} for name, one in scored.items()}
+    return Measured(scored=scored, tables=read_tables(predicted), timed=timed, memory=memory)
 
 
 def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> None:
@@ -167,24 +179,21 @@ def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> Non
 
 def _keep_raw(measured: Measured, folder: Path) -> None:
     """Move predictions and timings out of the workspace."""
-    predictions, timings = folder / "predictions", folder / "timings"
-    predictions.mkdir()
+    timings = folder / "timings"
+    (folder / "predictions").mkdir()
     for name, scored in measured.scored.items():
         for split, score in scored.splits.items():
-            shutil.copy(score.file, predictions / f"{name}-{split}.parquet")
+            shutil.copy(score.file, prediction_file(folder, name, split))
     for timed in measured.timed:
         if timed.file is not None:
             timings.mkdir(exist_ok=True)
             shutil.copy(timed.file, timings / f"{timed.runtime}.parquet")
 
 
-def _candidate(entry: Entry, measured: Measured, task: Task, config: RunConfig, folder: Path) -> CandidateResult:
-    scored = measured.scored[entry.name]
-    metrics = {
-        metric_name(metric, split): _metric_value(metric, score, task, config.seed)
-        for split, score in scored.splits.items()
-        for metric in task.metrics
-    }
+def _candidate(
+    entry: Entry, teacher: str, measured: Measured, task: Task, config: RunConfig, folder: Path
+) -> CandidateResult:
+    scored, tables = measured.scored[entry.name], measured.tables[entry.name]
     memory = measured.memory.get(entry.name)
     inside = entry.folder.is_relative_to(folder)
     return CandidateResult(
@@ -206,32 +215,12 @@ def _candidate(entry: Entry, measured: Measured, task: Task, config: RunConfig, 
         non_zeros=scored.zeros.non_zeros,
         encoder_zero_share=scored.zeros.encoder_zero_share,
         zipped_bytes=scored.zeros.zipped_bytes,
-        metrics=metrics,
+        metrics=metric_values(tables, task, seed=config.seed),
         latency=tuple(_latency(entry.name, timed) for timed in measured.timed),
         peak_memory_bytes=None if memory is None else memory.model_bytes,
         path=str(entry.folder.relative_to(folder) if inside else entry.folder),
-    )
-
-
-def metric_name(metric: Metric, split: str) -> str:
-    """Return `accuracy` for the test split and `accuracy@vader` for another."""
-    return metric.name if split == "test" else f"{metric.name}@{split}"
-
-
-def _metric_value(metric: Metric, score: SplitScore, task: Task, seed: int) -> MetricValue:
-    """Return the value with its 95 % interval: Wilson's for a share, the bootstrap's for the rest."""
-    found = metric_estimate(metric, score.predictions, score.references, task.label_names, seed=seed)
-    interval = found.ci95
-    if metric.name == "accuracy":
-        interval = wilson_interval(round(found.value * found.n), found.n)
-    return MetricValue(
-        value=found.value,
-        ci95=(
-            min(interval.low, found.value),
-            max(interval.high, found.value),
-        ),  # rounding must not leave the value outside
-        n=found.n,
-        higher_is_better=metric.higher_is_better,
+        calibration=calibrations(tables, task, seed=config.seed),
+        agreement={} if entry.name == teacher else agreements(tables, measured.tables[teacher], task),
     )
 
 
@@ -258,33 +247,22 @@ def _latency(name: str, timed: LatencyResult) -> Latency:
 
 
 def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, config: RunConfig) -> list[Comparison]:
-    ours, theirs = measured.scored[entry.name], measured.scored[teacher.name]
     names = entry.name, teacher.name
     found = []
-    for split, score in ours.splits.items():
+    for split, table in measured.tables[entry.name].items():
         for metric in task.metrics:
-            accuracy = compare_accuracy(
+            verdict = compare_accuracy(
                 metric,
-                score.predictions,
-                theirs.splits[split].predictions,
-                score.references,
+                table.predictions,
+                measured.tables[teacher.name][split].predictions,
+                table.references,
                 task.label_names,
                 names=names,
                 seed=config.seed,
+                margin=config.bench.margin,
                 metric_name=metric_name(metric, split),
             )
-            found.append(
-                Comparison(
-                    candidate=entry.name,
-                    baseline=teacher.name,
-                    verdict=accuracy.word.value,
-                    sentence=accuracy.sentence(),
-                    ci95=(accuracy.ci95.low, accuracy.ci95.high),
-                    detectable_difference=accuracy.detectable,
-                    metric=metric_name(metric, split),
-                    difference=accuracy.difference,
-                )
-            )
+            found.append(accuracy_comparison(verdict))
     for timed in measured.timed:
         if entry.name not in timed.timed or teacher.name not in timed.timed:
             continue
@@ -296,19 +274,7 @@ def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, c
             runtime=timed.runtime,
             seed=config.seed,
         )
-        found.append(
-            Comparison(
-                candidate=entry.name,
-                baseline=teacher.name,
-                verdict=speed.word.value,
-                sentence=speed.sentence(),
-                ci95=(speed.speed_up.ci95.low, speed.speed_up.ci95.high),
-                detectable_difference=speed.speed_up.detectable_ratio - 1,
-                runtime=timed.runtime,
-                ratio=speed.speed_up.ratio,
-                null_ratio=speed.null_ratio,
-            )
-        )
+        found.append(latency_comparison(speed))
     return found
 
 

@@ -84,7 +84,7 @@ def test_the_result_has_what_was_promised(finished) -> None:
     folder, _ = finished
     plain = json.loads((folder / "result.json").read_text())
     result = RunResult.from_json(plain)
-    assert plain["schema_version"] == 2 and plain["status"] == "ok"
+    assert plain["schema_version"] == 3 and plain["status"] == "ok"
     names = [c["name"] for c in plain["candidates"]]
     assert names == ["teacher", "distill+int8_dynamic", "finetune"]
     assert [c["role"] for c in plain["candidates"]] == ["teacher", "result", "baseline"]

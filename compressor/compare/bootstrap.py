@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.compare.statistics import Interval, zero_event_bound
+from compressor.compare.statistics import Interval, wilson_interval, zero_event_bound
 
 if TYPE_CHECKING:
     from compressor.tasks.metrics import Metric, Rows
@@ -39,11 +39,16 @@ def metric_estimate(
 ) -> Estimate:
     """Return a metric's value over the examples.
 
-    The interval is the percentile bootstrap's (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+    The interval is Wilson's for accuracy, else the percentile bootstrap's (Efron & Tibshirani 1993, An Introduction to the
+    Bootstrap, ch. 13); it always holds the value.
     """
     rows = metric.rows(predictions, references, label_names)
     draws = _resampled(metric, [rows], seed)[0]
-    return _estimate(metric.of_rows(rows), draws, len(rows))
+    found = _estimate(metric.of_rows(rows), draws, len(rows))
+    interval = found.ci95
+    if metric.name == "accuracy":
+        interval = wilson_interval(round(found.value * found.n), found.n)
+    return replace(found, ci95=Interval(min(interval.low, found.value), max(interval.high, found.value)))
 
 
 def paired_difference(
