@@ -111,14 +111,14 @@ def _by_rows(
     metric: Metric, ours: Rows, theirs: Rows, differing: NDArray[np.intp], rng: np.random.Generator | None
 ) -> NDArray[np.float64]:
     places = len(differing)
-    choices = _every_choice(places) if rng is None else rng.integers(0, 2, (RANK_SWAPS, places))
-    differences = np.empty(len(choices))
-    for i, chosen in enumerate(choices):
+    choices = _every_choice(places) if rng is None else (rng.integers(0, 2, places) for _ in range(RANK_SWAPS))
+    differences = []
+    for chosen in choices:
         swapped = differing[chosen.astype(bool)]
         first, second = ours.copy(), theirs.copy()
         first[swapped], second[swapped] = theirs[swapped], ours[swapped]
-        differences[i] = metric.of_rows(first) - metric.of_rows(second)
-    return differences
+        differences.append(metric.of_rows(first) - metric.of_rows(second))
+    return np.asarray(differences)
 
 
 def _every_choice(places: int) -> NDArray[np.int64]:
