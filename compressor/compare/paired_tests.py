@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def permutation_p_value(
     seen = abs(metric.of_rows(ours) - metric.of_rows(theirs)) - _TIE
     rng = np.random.default_rng(seed)
     draws = SWAPS if metric.additive else RANK_SWAPS
-    exact = 2.0 ** len(differing) <= draws
+    exact = len(differing) <= math.log2(draws)
     if metric.additive:
         differences = _by_sums(metric, ours, theirs, None if exact else rng)
     else:

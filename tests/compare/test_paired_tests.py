@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, pearsonr, rankdata, spearmanr
+from scipy.stats import binomtest, norm, pearsonr, rankdata, spearmanr
 from seqeval.metrics import f1_score
 
+from compressor.compare.bootstrap import paired_difference
 from compressor.compare.paired_tests import SWAPS, discordant, paired_p_value, permutation_p_value
 from compressor.tasks.metrics import Accuracy, EntityF1, MaskedAccuracy, Metric, Pearson, Spearman
 
@@ -180,3 +181,14 @@ def test_false_positives_of_correlations_on_other_scales() -> None:
         ours, theirs = (references + 0.7 * rng.normal(size=40) for _ in range(2))
         hits += permutation_p_value(Pearson(), 0.3 * ours + 2, theirs, references, (), seed=seed) <= 0.05
     assert hits / runs <= 0.105  # three standard errors above 0.05
+
+
+def test_thousands_of_differing_examples_are_no_problem() -> None:
+    rng = np.random.default_rng(12)
+    references = rng.normal(size=3000)
+    ours, theirs = references + rng.normal(size=3000), references + 1.02 * rng.normal(size=3000)
+    # The bootstrap's standard error and the normal distribution give about the same p-value.
+    found = permutation_p_value(Pearson(), ours, theirs, references, (), seed=0)
+    difference = Pearson()(ours, references, ()) - Pearson()(theirs, references, ())
+    boot = paired_difference(Pearson(), ours, theirs, references, (), seed=0)
+    assert found == pytest.approx(2 * norm.sf(abs(difference) / boot.standard_error), abs=0.03)
