@@ -6,38 +6,43 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
 from compressor import assets
 from compressor.artifact import CompressedModel
-from compressor.compare.bootstrap import metric_estimate
-from compressor.compare.stability import doubts
-from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs, wilson_interval
+from compressor.compare.predictions import Tables, prediction_file, read_tables
+from compressor.compare.records import (
+    accuracy_comparison,
+    agreements,
+    calibrations,
+    latency_comparison,
+    metric_name,
+    metric_values,
+)
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
 from compressor.errors import MeasureError
 from compressor.families import forward_inputs
-from compressor.measure.accuracy import AccuracyResult, SplitScore, measure_accuracies
+from compressor.measure.accuracy import AccuracyResult, measure_accuracies
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import write_examples
-from compressor.measure.latency import NULL, Complaint, Judge, LatencyResult, LatencyRun, Samples, measure_latency
+from compressor.measure.latency import LatencyRun, measure_latency
 from compressor.measure.lone import alone_on_this_machine
 from compressor.measure.memory import MemoryResult, measure_memory
 from compressor.measure.samples import write_samples
 from compressor.measure.size import measure_size
 from compressor.measure.workload import Replay, choose_workload
-from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, MetricValue, Percentile, RunResult
+from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult
 from compressor.runtimes import get_runtime
 from compressor.tasks.base import Task
 from compressor.tasks.data import TaskData
+from compressor.timing import judge_rounds, latency_record, round_records
 
 if TYPE_CHECKING:
-    from compressor.tasks.metrics import Metric
     from compressor.training.progress import Progress
 
 
-_PERCENTILES: Final = (0.9, 0.95, 0.99)
 ROUNDED_TOLERANCE = 0.05  # logits where arithmetic is not float32 throughout: noise may turn the rounding of an integer
 SAVED_TOLERANCE = 1e-4  # fp32 logits at other thread counts; at equal ones they are bit-equal (the conformance suite)
 
@@ -54,9 +59,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Everything that the measuring processes found out."""
+    """Everything that the measuring processes found out. `tables` are the predictions, by candidate and split."""
 
     scored: Mapping[str, AccuracyResult]
+    tables: Mapping[str, Tables]
     latency: LatencyRun
     memory: Mapping[str, MemoryResult]
 
@@ -78,6 +84,7 @@ def assess(
 
     Raises:
         MeasureError: A measuring process failed.
+        StoreError: What it wrote cannot be read, or is of other examples than the teacher's.
     """
     measured = _measure(entries, task, data, config, folder, progress)
     for entry in entries:
@@ -87,13 +94,15 @@ def assess(
         status=OK,
         run_key=run_key,
         task=task.name,
+        task_type=task.type,
+        label_names=task.label_names,
         seed=config.seed,
         seconds_total=0.0,
-        candidates=tuple(_candidate(e, measured, task, config, folder) for e in entries),
+        candidates=tuple(_candidate(e, entries[0].name, measured, task, config, folder) for e in entries),
         comparisons=tuple(
             c for ours, theirs in _pairs(entries) for c in _comparisons(ours, theirs, measured, task, config)
         ),
-        environment={**environment(threads=config.bench.threads), "rounds": _rounds(measured.latency)},
+        environment={**environment(threads=config.bench.threads), "rounds": round_records(measured.latency)},
         notes=_notes(entries),
     )
 
@@ -140,36 +149,8 @@ def _measure(
         if bench.memory:
             memory = measure_memory(list(scored.values()), bench, work)
             bar.advance()
-    return Measured(scored=scored, latency=latency, memory=memory)
-
-
-def judge_rounds(baseline: str, seed: int) -> Judge:
-    """Return what tells, by its samples, whether a round is to be trusted."""
-
-    def judge(samples: Samples) -> list[Complaint]:
-        said = []
-        for runtime in dict.fromkeys(arm.runtime for arm in samples):
-            found = {arm.name: ns for arm, ns in samples.items() if arm.runtime == runtime}
-            if (base := found.pop(baseline, None)) is not None:
-                texts = doubts(base, found.pop(NULL, None), found, seed=seed)
-                said += [Complaint(runtime, text) for text in texts]
-        return said
-
-    return judge
-
-
-def _rounds(run: LatencyRun) -> list[dict[str, Any]]:
-    """Return how each round went, as plain values."""
-    return [
-        {
-            "round": r.number,
-            "attempt": r.attempt,
-            "kept": r.kept,
-            "complaints": [" on ".join((c.text, *filter(None, [c.runtime]))) for c in r.complaints],
-            **r.conditions.to_json(),
-        }
-        for r in run.rounds
-    ]
+    predicted = {name: {split: score.file for split, score in one.splits.items()} for name, one in scored.items()}
+    return Measured(scored=scored, tables=read_tables(predicted), latency=latency, memory=memory)
 
 
 def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> None:
@@ -201,23 +182,19 @@ def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> Non
 
 def _keep_raw(measured: Measured, folder: Path) -> None:
     """Move predictions and timings out of the workspace."""
-    predictions = folder / "predictions"
-    predictions.mkdir()
+    (folder / "predictions").mkdir()
     for name, scored in measured.scored.items():
         for split, score in scored.splits.items():
-            shutil.copy(score.file, predictions / f"{name}-{split}.parquet")
+            shutil.copy(score.file, prediction_file(folder, name, split))
     for timed in measured.latency.runtimes:
         if timed.timed:
             write_samples(timed, folder / "timings" / f"{timed.runtime}.parquet")
 
 
-def _candidate(entry: Entry, measured: Measured, task: Task, config: RunConfig, folder: Path) -> CandidateResult:
-    scored = measured.scored[entry.name]
-    metrics = {
-        metric_name(metric, split): _metric_value(metric, score, task, config.seed)
-        for split, score in scored.splits.items()
-        for metric in task.metrics
-    }
+def _candidate(
+    entry: Entry, teacher: str, measured: Measured, task: Task, config: RunConfig, folder: Path
+) -> CandidateResult:
+    scored, tables = measured.scored[entry.name], measured.tables[entry.name]
     memory = measured.memory.get(entry.name)
     inside = entry.folder.is_relative_to(folder)
     return CandidateResult(
@@ -239,101 +216,32 @@ def _candidate(entry: Entry, measured: Measured, task: Task, config: RunConfig, 
         non_zeros=scored.zeros.non_zeros,
         encoder_zero_share=scored.zeros.encoder_zero_share,
         zipped_bytes=scored.zeros.zipped_bytes,
-        metrics=metrics,
-        latency=tuple(_latency(entry.name, timed, measured.latency) for timed in measured.latency.runtimes),
+        metrics=metric_values(tables, task, seed=config.seed),
+        latency=tuple(latency_record(entry.name, timed, measured.latency) for timed in measured.latency.runtimes),
         peak_memory_bytes=None if memory is None else memory.model_bytes,
         path=str(entry.folder.relative_to(folder) if inside else entry.folder),
+        calibration=calibrations(tables, task, seed=config.seed),
+        agreement={} if entry.name == teacher else agreements(tables, measured.tables[teacher], task),
     )
-
-
-def metric_name(metric: Metric, split: str) -> str:
-    """Return `accuracy` for the test split and `accuracy@vader` for another."""
-    return metric.name if split == "test" else f"{metric.name}@{split}"
-
-
-def _metric_value(metric: Metric, score: SplitScore, task: Task, seed: int) -> MetricValue:
-    """Return the value with its 95 % interval: Wilson's for a share, the bootstrap's for the rest."""
-    found = metric_estimate(metric, score.predictions, score.references, task.label_names, seed=seed)
-    interval = found.ci95
-    if metric.name == "accuracy":
-        interval = wilson_interval(round(found.value * found.n), found.n)
-    return MetricValue(
-        value=found.value,
-        ci95=(
-            min(interval.low, found.value),
-            max(interval.high, found.value),
-        ),  # rounding must not leave the value outside
-        n=found.n,
-        higher_is_better=metric.higher_is_better,
-    )
-
-
-def _latency(name: str, timed: LatencyResult, run: LatencyRun) -> Latency:
-    samples, precision = timed.timed.get(name), get_runtime(timed.runtime).precision
-    if samples is None:
-        return Latency(
-            runtime=timed.runtime,
-            precision=precision,
-            threads=timed.threads,
-            batch_size=timed.batch_size,
-            refusal=timed.refusals.get(name, "it was not timed"),
-        )
-    calls_ms = samples.samples_ns.ravel() / 1e6
-    interval = median_interval(calls_ms)
-    return Latency(
-        runtime=timed.runtime,
-        precision=precision,
-        threads=timed.threads,
-        batch_size=timed.batch_size,
-        latency_ms_p50=samples.p50_ms,
-        ci95=None if interval is None else (interval.low, interval.high),
-        samples=calls_ms.size,
-        same_prediction_rate=samples.same_prediction_rate,
-        percentiles=tuple(
-            Percentile(level=level, bound_ms=percentile_bound(calls_ms, level), needs=percentile_needs(level))
-            for level in _PERCENTILES
-        ),
-        rounds=len(samples.samples_ns),
-        load_seconds=samples.load_seconds,
-        first_call_seconds=samples.first_call_seconds,
-        unstable=_doubts(timed.runtime, run),
-    )
-
-
-def _doubts(runtime: str, run: LatencyRun) -> tuple[str, ...]:
-    """Return what speaks against the rounds that count, on one runtime, each reason once."""
-    kept = [c for r in run.rounds if r.kept for c in r.complaints]
-    return tuple(dict.fromkeys(c.text for c in kept if c.runtime in (None, runtime)))
 
 
 def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, config: RunConfig) -> list[Comparison]:
-    ours, theirs = measured.scored[entry.name], measured.scored[teacher.name]
     names = entry.name, teacher.name
     found = []
-    for split, score in ours.splits.items():
+    for split, table in measured.tables[entry.name].items():
         for metric in task.metrics:
-            accuracy = compare_accuracy(
+            verdict = compare_accuracy(
                 metric,
-                score.predictions,
-                theirs.splits[split].predictions,
-                score.references,
+                table.predictions,
+                measured.tables[teacher.name][split].predictions,
+                table.references,
                 task.label_names,
                 names=names,
                 seed=config.seed,
+                margin=config.bench.margin,
                 metric_name=metric_name(metric, split),
             )
-            found.append(
-                Comparison(
-                    candidate=entry.name,
-                    baseline=teacher.name,
-                    verdict=accuracy.word.value,
-                    sentence=accuracy.sentence(),
-                    ci95=(accuracy.ci95.low, accuracy.ci95.high),
-                    detectable_difference=accuracy.detectable,
-                    metric=metric_name(metric, split),
-                    difference=accuracy.difference,
-                )
-            )
+            found.append(accuracy_comparison(verdict))
     for timed in measured.latency.runtimes:
         if entry.name not in timed.timed or teacher.name not in timed.timed:
             continue
@@ -345,19 +253,7 @@ def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, c
             runtime=timed.runtime,
             seed=config.seed,
         )
-        found.append(
-            Comparison(
-                candidate=entry.name,
-                baseline=teacher.name,
-                verdict=speed.word.value,
-                sentence=speed.sentence(),
-                ci95=(speed.speed_up.ci95.low, speed.speed_up.ci95.high),
-                detectable_difference=speed.speed_up.detectable_ratio - 1,
-                runtime=timed.runtime,
-                ratio=speed.speed_up.ratio,
-                null_ratio=speed.null_ratio,
-            )
-        )
+        found.append(latency_comparison(speed))
     return found
 
 

@@ -68,8 +68,35 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """How far a classifier's probabilities can be believed on one split; intervals are (low, high)."""
+
+    expected_calibration_error: float  # 15 bins; 0 is best
+    expected_calibration_error_ci95: tuple[float, float]
+    negative_log_likelihood: float  # nats an example; 0 is best
+    negative_log_likelihood_ci95: tuple[float, float]
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How often a candidate answers as the teacher does on one split; the other examples are counted by what became of them."""
+
+    rate: float
+    ci95: tuple[float, float]
+    n: int
+    gained: int  # wrong answers that became right
+    lost: int  # right answers that became wrong
+    changed: int  # wrong answers that became wrong in another way
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateResult:
-    """One model. Metrics of the test split bear the metric's name, those of other splits `metric@split`."""
+    """One model. Metrics of the test split bear the metric's name, those of other splits `metric@split`.
+
+    `calibration` and `agreement` are by split; a split is left out where they mean nothing (scores, hidden words, and for
+    calibration tags too), and the teacher has no agreement.
+    """
 
     name: str
     role: str  # teacher, result, baseline
@@ -83,6 +110,8 @@ class CandidateResult:
     encoder_zero_share: float | None = None  # of the weights of the encoder's linears
     zipped_bytes: int | None = None  # of the weights' files, deflated
     path: str | None = None  # of the saved artifact, relative to the run folder
+    calibration: Mapping[str, Calibration] = field(default_factory=dict)
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +129,10 @@ class Comparison:
     runtime: str | None = None
     ratio: float | None = None
     null_ratio: float | None = None  # the instrument's own error: the baseline against its second load
+    p_value: float | None = None  # of a metric, two-sided and paired, of this comparison alone
+    margin: float | None = None  # what may be lost and still count as equivalent, in the metric's unit
+    keeps_99: bool | None = None  # the whole interval lies above a loss of 1 % of the baseline's value
+    keeps_999: bool | None = None  # ... of 0.1 %
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +144,8 @@ class RunResult:
     task: str
     seed: int
     seconds_total: float
+    task_type: str = ""
+    label_names: tuple[str, ...] = ()  # of the classes or tags, in the order of the predictions
     candidates: tuple[CandidateResult, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -140,7 +175,11 @@ class RunResult:
         """
         version = data.get("schema_version") if isinstance(data, Mapping) else None
         if version != SCHEMA_VERSION:
-            raise StoreError(f"result has schema_version {version!r:.40}", allowed=str(SCHEMA_VERSION))
+            raise StoreError(
+                f"result has schema_version {version!r:.40}",
+                allowed=str(SCHEMA_VERSION),
+                hint="the version that wrote it, or the run again in another folder",
+            )
         return _typed(cls, data, "result")
 
 

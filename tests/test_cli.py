@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from compressor import commit, store
+from compressor.compare.predictions import read_predictions
+from compressor.report.markdown import to_markdown
 from compressor.results import RunResult
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -65,6 +67,7 @@ def finished(place):
         "student.layers=2",
         "bench.runtimes=[torch,onnxruntime]",
         "bench.baselines=[finetune]",
+        "bench.margin=0.05",
         f"hydra.run.dir={folder}",
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -102,6 +105,29 @@ def test_the_result_has_what_was_promised(finished) -> None:
     against = [c for c in result.comparisons if c.baseline == "finetune" and c.metric == "accuracy"]
     assert [c.candidate for c in against] == ["distill+int8_dynamic"], "the result is also held against the baseline"
     assert plain["environment"]["packages"]
+    judged = compared["finetune", "accuracy"]
+    assert judged.margin == pytest.approx(0.05 * result.teacher.metrics["accuracy"].value)
+    assert judged.p_value is not None and judged.keeps_99 is not None
+    assert result.task_type == "classification" and len(result.label_names) == 2
+
+
+def test_statistics_can_be_recomputed_from_the_folder_alone(finished) -> None:
+    folder, _ = finished
+    result = RunResult.from_json(json.loads((folder / "result.json").read_text()))
+    teacher = read_predictions(folder / "predictions" / "teacher-test.parquet")
+    for candidate in result.candidates:
+        ours = read_predictions(folder / "predictions" / f"{candidate.name}-test.parquet")
+        assert candidate.calibration["test"].n == len(ours.ids)
+        if candidate is result.teacher:
+            assert candidate.agreement == {}
+            continue
+        same = sum(a == b for a, b in zip(ours.predictions, teacher.predictions, strict=True))
+        kept = candidate.agreement["test"]
+        assert kept.rate == same / len(ours.ids)
+        assert kept.gained + kept.lost + kept.changed == len(ours.ids) - same
+    assert to_markdown(result, folder=folder).partition("## How")[0] in (folder / "report.md").read_text()
+    for title in ("## Differences", "## Agreement with the teacher", "## Calibration", "## Flips", "## Slices"):
+        assert title in (folder / "report.md").read_text()
 
 
 def test_the_run_folder_is_whole_and_holds_everything(finished) -> None:

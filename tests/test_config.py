@@ -20,6 +20,8 @@ from compressor.errors import ConfigError
         (lambda: StudentConfig(init=[-1]), "student.init=[-1]"),
         (lambda: BenchConfig(runtimes=["tensorrt"]), "bench.runtimes=tensorrt"),
         (lambda: BenchConfig(blocks=1), "bench.blocks=1"),
+        (lambda: BenchConfig(margin=0.0), "bench.margin=0.0"),
+        (lambda: BenchConfig(margin=1.0), "bench.margin=1.0"),
         (lambda: RunConfig(device="tpu"), "device=tpu"),
         (lambda: RunConfig(seed=-1), "seed=-1"),
     ],

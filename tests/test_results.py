@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from compressor.errors import StoreError
-from compressor.results import SCHEMA_VERSION, CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
+from compressor.results import (
+    SCHEMA_VERSION,
+    Agreement,
+    Calibration,
+    CandidateResult,
+    Comparison,
+    Latency,
+    LineageStep,
+    MetricValue,
+    RunResult,
+)
 
 
 def make_result(**changes: Any) -> RunResult:
@@ -19,6 +29,14 @@ def make_result(**changes: Any) -> RunResult:
         step = LineageStep(
             method="distill", distribution="encoder-compressor", version="0.1.0", config={"alpha": 0.5}, seconds=61.5
         )
+        calibration = Calibration(
+            expected_calibration_error=0.058,
+            expected_calibration_error_ci95=(0.039, 0.073),
+            negative_log_likelihood=0.367,
+            negative_log_likelihood_ci95=(0.326, 0.413),
+            n=2136,
+        )
+        agreement = Agreement(rate=0.94, ci95=(0.929, 0.949), n=2136, gained=51, lost=77, changed=0)
         value = MetricValue(value=0.9 * scale, ci95=(0.88 * scale, 0.92 * scale), n=2136, higher_is_better=True)
         return CandidateResult(
             name=name,
@@ -33,6 +51,8 @@ def make_result(**changes: Any) -> RunResult:
             non_zeros=int(33_360_000 * scale),
             encoder_zero_share=0.0,
             zipped_bytes=int(107_840_424 * scale),
+            calibration={"test": calibration},
+            agreement={} if role == "teacher" else {"test": agreement},
         )
 
     def timed(runtime: str, p50: float) -> Latency:
@@ -52,6 +72,8 @@ def make_result(**changes: Any) -> RunResult:
         "status": "ok",
         "run_key": "abc",
         "task": "rotten_tomatoes",
+        "task_type": "classification",
+        "label_names": ("negative", "positive"),
         "seed": 0,
         "seconds_total": 1234.5,
         "candidates": (
@@ -69,6 +91,10 @@ def make_result(**changes: Any) -> RunResult:
                 detectable_difference=0.013,
                 verdict="inconclusive",
                 sentence="Whether distill keeps teacher's accuracy is not known.",
+                p_value=0.011,
+                margin=0.009,
+                keeps_99=False,
+                keeps_999=False,
             ),
             Comparison(
                 candidate="distill",
@@ -102,7 +128,7 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     if isinstance(value, dict):
         for key, inner in value.items():
-            if at and at[-1] == "metrics":
+            if at and at[-1] in ("metrics", "calibration", "agreement"):
                 found += paths(inner, (*at, key))
                 continue
             found.append((*at, key))
@@ -112,6 +138,40 @@ def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         for i, inner in enumerate(value):
             found += paths(inner, (*at, i))
     return found
+
+
+def test_flags_and_numbers_that_are_not_known_are_null_and_stay_so() -> None:
+    result = make_result()
+    runtime = result.to_json()["comparisons"][1]
+    assert [runtime[key] for key in ("p_value", "margin", "keeps_99", "keeps_999")] == [None] * 4
+    assert RunResult.from_json(result.to_json()).comparisons[1].keeps_99 is None
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("comparisons", 0, "p_value"), "0.01"),
+        (("comparisons", 0, "keeps_99"), 1),
+        (("candidates", 1, "agreement", "test", "lost"), 1.5),
+        (("candidates", 1, "agreement", "test"), None),
+        (("candidates", 0, "calibration"), []),
+        (("label_names",), "negative"),
+    ],
+)
+def test_statistics_of_the_wrong_type_are_errors(place: tuple[Any, ...], value: Any) -> None:
+    data = make_result().to_json()
+    *parents, key = place
+    inner: Any = data
+    for parent in parents:
+        inner = inner[parent]
+    inner[key] = value
+    with pytest.raises(StoreError):
+        RunResult.from_json(data)
+
+
+def test_another_schema_says_what_to_do() -> None:
+    with pytest.raises(StoreError, match="the run again in another folder"):
+        RunResult.from_json(make_result().to_json() | {"schema_version": 2})
 
 
 def test_every_missing_key_is_an_error() -> None:

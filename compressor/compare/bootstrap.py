@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.compare.statistics import Interval, mean_interval, zero_event_bound
+from compressor.compare.statistics import Interval, mean_interval, wilson_interval, zero_event_bound
 
 if TYPE_CHECKING:
     from compressor.tasks.metrics import Metric, Rows
@@ -33,17 +33,28 @@ class Estimate:
     standard_error: float
     n: int
 
+    @classmethod
+    def of_draws(cls, value: float, draws: NDArray[np.float64], n: int) -> Estimate:
+        """Build it from the values of resamples: the percentile interval and their standard deviation."""
+        low, high = np.quantile(draws, [0.025, 0.975])
+        return cls(value=value, ci95=Interval(float(low), float(high)), standard_error=float(draws.std(ddof=1)), n=n)
+
 
 def metric_estimate(
     metric: Metric, predictions: Sequence[Any], references: Sequence[Any], label_names: tuple[str, ...], *, seed: int
 ) -> Estimate:
     """Return a metric's value over the examples.
 
-    The interval is the percentile bootstrap's (Efron & Tibshirani 1993, An Introduction to the Bootstrap, ch. 13).
+    The interval is Wilson's for accuracy, else the percentile bootstrap's (Efron & Tibshirani 1993, An Introduction to the
+    Bootstrap, ch. 13); it always holds the value.
     """
     rows = metric.rows(predictions, references, label_names)
     draws = _resampled(metric, [rows], seed)[0]
-    return _estimate(metric.of_rows(rows), draws, len(rows))
+    found = Estimate.of_draws(metric.of_rows(rows), draws, len(rows))
+    interval = found.ci95
+    if metric.name == "accuracy":
+        interval = wilson_interval(round(found.value * found.n), found.n)
+    return replace(found, ci95=Interval(min(interval.low, found.value), max(interval.high, found.value)))
 
 
 def paired_difference(
@@ -67,12 +78,7 @@ def paired_difference(
         bound = zero_event_bound(len(ours))
         return Estimate(value=0.0, ci95=Interval(-bound, bound), standard_error=bound / 1.96, n=len(ours))
     first, second = _resampled(metric, [ours, theirs], seed)
-    return _estimate(difference, first - second, len(ours))
-
-
-def _estimate(value: float, draws: NDArray[np.float64], n: int) -> Estimate:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(value=value, ci95=Interval(float(low), float(high)), standard_error=float(draws.std(ddof=1)), n=n)
+    return Estimate.of_draws(difference, first - second, len(ours))
 
 
 def _resampled(metric: Metric, tables: Sequence[Rows], seed: int) -> list[NDArray[np.float64]]:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.compare.bootstrap import SpeedUp, paired_difference, speed_up
-from compressor.compare.statistics import Interval, detectable_difference, mcnemar_p_value
+from compressor.compare.paired_tests import discordant, paired_p_value
+from compressor.compare.statistics import Interval, detectable_difference
 
 if TYPE_CHECKING:
     from compressor.tasks.metrics import Metric
@@ -38,7 +39,9 @@ class AccuracyVerdict:
     """A candidate's metric against its baseline's, on the same examples.
 
     `difference` is candidate minus baseline in the metric's own unit. `detectable` is the smallest difference that
-    this many examples find with 80 % power. `p_value` is exact McNemar's, for accuracy only.
+    this many examples find with 80 % power. `p_value` is exact McNemar's for accuracy, a permutation test's for the others.
+    `keeps_99` and `keeps_999` say whether the whole interval lies above 99 % and 99.9 % of the baseline's value: MLPerf's
+    accuracy gates (rows bert-99 and bert-99.9 of its inference rules), held against the interval rather than the value.
     """
 
     candidate: str
@@ -50,7 +53,9 @@ class AccuracyVerdict:
     margin: float
     detectable: float
     n: int
-    p_value: float | None = None
+    p_value: float
+    keeps_99: bool
+    keeps_999: bool
 
     def sentence(self) -> str:
         """Say it in one sentence."""
@@ -132,14 +137,12 @@ def compare_accuracy(
         metric_name: How sentences call the metric, where it was taken on another split than test.
     """
     found = paired_difference(metric, candidate, baseline, references, label_names, seed=seed)
-    allowed = margin * abs(metric(baseline, references, label_names))
+    whole = abs(metric(baseline, references, label_names))
+    allowed = margin * whole
     better = found.ci95 if metric.higher_is_better else Interval(-found.ci95.high, -found.ci95.low)
-    p_value, detectable = None, _POWER * found.standard_error
+    detectable = _POWER * found.standard_error
     if metric.name == "accuracy":
-        ours, theirs = (np.asarray(p) == np.asarray(references) for p in (candidate, baseline))
-        gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-        p_value = mcnemar_p_value(gained, lost)
-        detectable = detectable_difference(found.n, (gained + lost) / found.n)
+        detectable = detectable_difference(found.n, sum(discordant(candidate, baseline, references)) / found.n)
     return AccuracyVerdict(
         candidate=names[0],
         baseline=names[1],
@@ -150,7 +153,9 @@ def compare_accuracy(
         margin=allowed,
         detectable=detectable,
         n=found.n,
-        p_value=p_value,
+        p_value=paired_p_value(metric, candidate, baseline, references, label_names, seed=seed),
+        keeps_99=better.low >= -0.01 * whole,
+        keeps_999=better.low >= -0.001 * whole,
     )
 
 

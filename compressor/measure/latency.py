@@ -8,31 +8,25 @@ that stand side by side.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compressor.artifact import Form
-from compressor.errors import MeasureError
-from compressor.machine import core_numbers
 from compressor.measure import noise
 from compressor.measure.accuracy import AccuracyResult
-from compressor.measure.schedule import Arm, schedule
-from compressor.measure.talk import Talker
+from compressor.measure.rounds import NULL, Samples, Taken, run_round
+from compressor.measure.schedule import Arm
 from compressor.runtimes import Runtime, get_runtime
 
 if TYPE_CHECKING:
     from compressor.config import BenchConfig
 
-NULL = "(first, loaded again)"  # the null arm: any ratio but 1 that it shows is the instrument's own error
 MAX_LOGIT_DIFFERENCE = 1e-3  # between float32 runs of one model
 MIN_AGREEMENT = 0.9  # of predictions, for models whose arithmetic is not exact
-
-Samples = Mapping[Arm, NDArray[np.int64]]  # [blocks, texts] nanoseconds of one round
 
 
 class Complaint(NamedTuple):
@@ -119,23 +113,6 @@ class LatencyRun:
     rounds: tuple[Round, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Taken:
-    """What one round gave, by arm."""
-
-    samples: Samples
-    answers: Mapping[Arm, Mapping[str, Any]]
-    conditions: noise.Conditions
-
-
-class _Dropped(Exception):
-    """An arm took its process down, or did not come back."""
-
-    def __init__(self, arm: Arm, why: str) -> None:
-        super().__init__(why)
-        self.arm, self.why = arm, why
-
-
 def measure_latency(
     candidates: Sequence[AccuracyResult],
     bench: BenchConfig,
@@ -170,12 +147,12 @@ def measure_latency(
             if arm.name == first:
                 arms[Arm(runtime, NULL)] = arms[arm]
     texts = _texts(candidates)
-    kept: list[_Taken] = []
+    kept: list[Taken] = []
     rounds: list[Round] = []
     for number in range(bench.rounds if arms else 0):
         for attempt in range(bench.repeats + 1):
             order = [seed, number, attempt]
-            taken = _round(arms, refusals, bench, workdir, texts=texts, seed=order)
+            taken = run_round(arms, refusals, bench, workdir, texts=texts, seed=order)
             complaints = (*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples))
             good = not complaints or attempt == bench.repeats
             rounds.append(
@@ -223,96 +200,12 @@ def _place(scored: AccuracyResult, engine: Runtime) -> dict[str, str]:
     }
 
 
-def _round(
-    arms: dict[Arm, dict[str, str]],
-    refusals: dict[Arm, str],
-    bench: BenchConfig,
-    workdir: Path,
-    *,
-    texts: int,
-    seed: Sequence[int],
-) -> _Taken:
-    """Run one round in fresh processes; who crashes is refused, and the round starts again without it."""
-    while True:
-        try:
-            return _attempt(arms, refusals, bench, workdir, texts=texts, seed=seed)
-        except _Dropped as dropped:
-            _drop(dropped.arm, dropped.why, arms, refusals)
-
-
-def _drop(arm: Arm, why: str, arms: dict[Arm, dict[str, str]], refusals: dict[Arm, str]) -> None:
-    place = arms.pop(arm)
-    if arm.name == NULL:
-        return
-    refusals[arm] = why
-    null = Arm(arm.runtime, NULL)
-    if arms.get(null) == place:
-        del arms[null]
-
-
-def _attempt(
-    arms: dict[Arm, dict[str, str]],
-    refusals: dict[Arm, str],
-    bench: BenchConfig,
-    workdir: Path,
-    *,
-    texts: int,
-    seed: Sequence[int],
-) -> _Taken:
-    answers: dict[Arm, dict[str, Any]] = {}
-    with ExitStack() as stack:
-        workers = {
-            runtime: stack.enter_context(_worker(runtime, bench, workdir))
-            for runtime in dict.fromkeys(arm.runtime for arm in arms)
-        }
-
-        def ask(arm: Arm, **question: Any) -> dict[str, Any]:
-            try:
-                return workers[arm.runtime].ask(arm=arm.name, **question)
-            except MeasureError as error:
-                raise _Dropped(arm, error.got) from error
-
-        for arm, place in tuple(arms.items()):
-            if arm not in arms:  # the null arm of one that was refused
-                continue
-            answers[arm] = ask(arm, do="load", **place)
-            if why := answers[arm].get("refusal"):
-                _drop(arm, why, arms, refusals)
-        for arm in arms:
-            answers[arm] |= ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
-        for worker in workers.values():
-            worker.ask(do="begin")
-        samples = {arm: np.zeros((bench.blocks, texts), np.int64) for arm in arms}
-        before = noise.read()
-        for block, text, arm in schedule(list(arms), texts=texts, blocks=bench.blocks, seed=seed):
-            samples[arm][block, text] = ask(arm, do="call", text=text)["ns"]
-        conditions = noise.Conditions.between(before, noise.read())
-        for runtime, worker in workers.items():
-            found = worker.ask(do="agreement")
-            for arm in arms:
-                if arm.runtime == runtime:
-                    answers[arm] |= found[arm.name]
-    return _Taken(samples=samples, answers=answers, conditions=conditions)
-
-
-def _worker(runtime: str, bench: BenchConfig, workdir: Path) -> Talker:
-    cores = core_numbers()
-    return Talker(
-        {"kind": "latency", "runtime": runtime, "threads": bench.threads},
-        workdir / f"latency-{runtime}",
-        name=f"timing on {runtime}",
-        threads=bench.threads,
-        timeout_s=bench.timeout_s,
-        cores=cores[-bench.threads :] if bench.pin and bench.threads < len(cores) else (),
-    )
-
-
 def _result(
     runtime: str,
     names: Sequence[str],
     exact: Mapping[str, bool],
     arms: Mapping[Arm, object],
-    kept: Sequence[_Taken],
+    kept: Sequence[Taken],
     refusals: Mapping[Arm, str],
     bench: BenchConfig,
 ) -> LatencyResult:
@@ -338,7 +231,7 @@ def _result(
     )
 
 
-def _joined(arm: Arm, kept: Sequence[_Taken]) -> LatencySamples:
+def _joined(arm: Arm, kept: Sequence[Taken]) -> LatencySamples:
     answers = [taken.answers[arm] for taken in kept]
     return LatencySamples(
         samples_ns=np.stack([taken.samples[arm] for taken in kept]),

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from compressor.measure.latency import NULL, LatencyResult
+from compressor.measure.latency import LatencyResult
+from compressor.measure.rounds import NULL
 
 
 def write_samples(result: LatencyResult, path: Path) -> None:

@@ -33,10 +33,30 @@ def megabytes(size_bytes: int | None) -> str:
 
 def metric(found: MetricValue | None) -> str:
     """Value and the larger half of its interval, e.g. `89.2 +-1.3`."""
+    return NOTHING if found is None else interval(found.value, found.ci95)
+
+
+def interval(value: float, ci95: tuple[float, float]) -> str:
+    """A share in points with the larger half of its interval, e.g. `89.2 +-1.3`."""
+    half = max(value - ci95[0], ci95[1] - value)
+    return f"{value * 100:.1f} +-{half * 100:.1f}"
+
+
+def share(value: float, ci95: tuple[float, float]) -> str:
+    """A share with both ends of its interval, e.g. `5.8% (3.9..7.3)`."""
+    return f"{value * 100:.1f}% ({ci95[0] * 100:.1f}..{ci95[1] * 100:.1f})"
+
+
+def p_value(found: float | None) -> str:
+    """Three digits, and no more than the number of draws gives."""
     if found is None:
         return NOTHING
-    half = max(found.value - found.ci95[0], found.ci95[1] - found.value)
-    return f"{found.value * 100:.1f} +-{half * 100:.1f}"
+    return f"{found:.3f}" if found >= 0.001 else "below 0.001"
+
+
+def yes_or_no(found: bool | None) -> str:
+    """A flag in words."""
+    return NOTHING if found is None else "yes" if found else "no"
 
 
 def difference(found: Comparison | None) -> list[str]:
@@ -45,6 +65,13 @@ def difference(found: Comparison | None) -> list[str]:
         return [NOTHING]
     low, high = (f"{x * 100:+.1f}" for x in found.ci95)
     return [f"{found.difference * 100:+.1f}", f"({low}..{high})", found.verdict]
+
+
+def detectable(found: Comparison | None) -> list[str]:
+    """The smallest difference in a metric that the data would have found."""
+    if found is None or found.difference is None:
+        return []
+    return [f"finds from {found.detectable_difference * 100:.1f}"]
 
 
 def kept(result: RunResult, candidate: CandidateResult, name: str) -> str:
@@ -172,6 +199,18 @@ def percentiles(found: Latency | None) -> str:
         for entry in found.percentiles
     ]  # fmt: skip
     return ", ".join(words)
+
+
+def agreements(result: RunResult) -> list[str]:
+    """One line for each candidate on the first split: how many answers changed, and what became of them."""
+    said = []
+    for candidate in ordered(result):
+        for split, found in list(candidate.agreement.items())[:1]:
+            said.append(
+                f"{candidate.name} and {result.teacher.name} give the same answer on {share(found.rate, found.ci95)} of "
+                f"{split} (n={found.n:,}): {found.gained:,} gained, {found.lost:,} lost, {found.changed:,} otherwise wrong."
+            )
+    return said
 
 
 def sentences(result: RunResult) -> list[tuple[str, str]]:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from compressor.compare.statistics import mean_interval
 from compressor.report import cells
-from compressor.report.markdown import inline
-from compressor.report.markdown import table as markdown_table
+from compressor.report.markup import inline
+from compressor.report.markup import table as markdown_table
 from compressor.report.terminal import WIDTH
 from compressor.results import OK, CandidateResult, RunResult
 

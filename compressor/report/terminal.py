@@ -32,6 +32,7 @@ def print_result(result: RunResult, console: Console | None = None) -> None:
     else:
         console.print(_table(result, ascii_only=ascii_only))
         lines = [sentence for _, sentence in cells.sentences(result)]
+        lines += cells.agreements(result)
         lines += [f"note: {line}" for line in cells.notes(result)]
     for line in lines:
         console.print(cells.printable(line, ascii_only=ascii_only), markup=False, highlight=False)

@@ -35,6 +35,10 @@ class Metric(ABC):
         """Return the value over all rows."""
         return float(self.of_sums(rows.sum(axis=0)))
 
+    def rescaled(self, predictions: Sequence[Any]) -> Sequence[Any]:
+        """Return predictions of the same value on a scale that two models share, so that they may be swapped."""
+        return predictions
+
     def __call__(self, predictions: Sequence[Any], references: Sequence[Any], label_names: tuple[str, ...]) -> float:
         return self.of_rows(self.rows(predictions, references, label_names))
 
@@ -80,6 +84,11 @@ class Pearson(Metric):
         spread = np.sqrt(np.clip(n * xx - x * x, 0, None) * np.clip(n * yy - y * y, 0, None))
         return np.asarray(np.divide(n * xy - x * y, spread, out=np.zeros_like(spread), where=spread > 0))
 
+    def rescaled(self, predictions: Sequence[Any]) -> Sequence[Any]:
+        x = np.asarray(predictions, np.float64)
+        x = x - x.mean()
+        return list(x / (x.std() or 1.0))
+
 
 class Spearman(Metric):
     """Rank correlation (scipy, average ranks for ties); 0 where either side is constant."""
@@ -99,6 +108,11 @@ class Spearman(Metric):
         if np.ptp(rows[:, 0]) == 0 or np.ptp(rows[:, 1]) == 0:
             return 0.0
         return float(spearmanr(rows[:, 0], rows[:, 1]).statistic)
+
+    def rescaled(self, predictions: Sequence[Any]) -> Sequence[Any]:
+        from scipy.stats import rankdata
+
+        return list(rankdata(predictions))
 
 
 class EntityF1(Metric):

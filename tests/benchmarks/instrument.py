@@ -29,7 +29,6 @@ sys.path.insert(0, str(HERE))
 
 from compressor import store  # noqa: E402
 from compressor.artifact import CompressedModel, Form  # noqa: E402
-from compressor.assess import judge_rounds  # noqa: E402
 from compressor.compare.verdicts import LatencyVerdict, compare_latency  # noqa: E402
 from compressor.config import BenchConfig, TaskConfig  # noqa: E402
 from compressor.measure import processes  # noqa: E402
@@ -40,6 +39,7 @@ from compressor.measure.latency import measure_latency  # noqa: E402
 from compressor.measure.workload import choose_workload  # noqa: E402
 from compressor.tasks import build_task  # noqa: E402
 from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer  # noqa: E402
+from compressor.timing import judge_rounds  # noqa: E402
 
 SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
 BENCH = BenchConfig(runtimes=["torch"], timeout_s=120, warmup_seconds=0.2)

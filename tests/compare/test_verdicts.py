@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from compressor.compare.verdicts import Word, compare_accuracy, compare_latency
-from compressor.tasks.metrics import Accuracy
+from compressor.tasks.metrics import Accuracy, Pearson, Spearman
 
 NAMES = ("student", "teacher")
 
 
-def judge(n: int, lost: int, gained: int, wrong: int = 0) -> object:
+def judge(n: int, lost: int, gained: int, wrong: int = 0, **options: object) -> object:
     """Judge a student that loses and gains so many of n examples; both get `wrong` wrong."""
     references = np.zeros(n, int)
     ours, theirs = references.copy(), references.copy()
     ours[:lost] = 1
     theirs[lost : lost + gained] = 1
     ours[n - wrong :] = theirs[n - wrong :] = 1 if wrong else 0
-    return compare_accuracy(Accuracy(), ours, theirs, references, ("a", "b"), names=NAMES, seed=0)
+    return compare_accuracy(Accuracy(), ours, theirs, references, ("a", "b"), names=NAMES, seed=0, **options)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,67 @@ def test_a_significant_loss_within_the_margin_is_equivalent() -> None:
     verdict = judge(20_000, 60, 20)
     assert verdict.p_value < 0.001
     assert verdict.word is Word.equivalent
+
+
+@pytest.mark.parametrize(
+    ("margin", "word"), [(0.01, Word.worse), (0.08, Word.worse), (0.09, Word.equivalent), (0.2, Word.equivalent)]
+)
+def test_the_margin_is_a_share_of_the_baselines_value(margin: float, word: Word) -> None:
+    verdict = judge(2000, 80, 20, wrong=1000, margin=margin)
+    assert verdict.margin == pytest.approx(margin * 0.49)  # the teacher gets 980 of 2,000 right
+    assert verdict.ci95.low == pytest.approx(-0.04, abs=0.001)
+    assert verdict.word is word
+
+
+@pytest.mark.parametrize(
+    ("n", "lost", "gained", "keeps_99", "keeps_999"),
+    [
+        (20_000, 2, 2, True, True),
+        (20_000, 60, 20, True, False),
+        (2000, 60, 20, False, False),
+        (200, 0, 0, False, False),  # two hundred equal answers do not show it
+        (50_000, 0, 0, True, True),
+    ],
+)
+def test_the_gates_are_held_against_the_whole_interval(
+    n: int, lost: int, gained: int, keeps_99: bool, keeps_999: bool
+) -> None:
+    verdict = judge(n, lost, gained)
+    assert (verdict.keeps_99, verdict.keeps_999) == (keeps_99, keeps_999)
+    whole = 1 - gained / n
+    assert verdict.keeps_99 == (verdict.ci95.low >= -0.01 * whole)
+    assert verdict.keeps_999 == (verdict.ci95.low >= -0.001 * whole)
+
+
+class Loss(Accuracy):
+    name = "loss"
+    higher_is_better = False
+
+    def of_sums(self, sums):
+        return 1 - super().of_sums(sums)
+
+
+def test_the_gates_of_a_loss_look_the_other_way() -> None:
+    references = np.zeros(2000, int)
+    poor, good = (np.arange(2000) < wrong for wrong in (1000, 500))
+    better = compare_accuracy(Loss(), good, poor, references, ("a", "b"), names=NAMES, seed=0)
+    worse = compare_accuracy(Loss(), poor, good, references, ("a", "b"), names=NAMES, seed=0)
+    assert (better.word, better.keeps_999) == (Word.better, True)
+    assert (worse.word, worse.keeps_99) == (Word.worse, False)
+
+
+def test_every_metric_has_a_p_value() -> None:
+    rng = np.random.default_rng(0)
+    references = rng.normal(size=200)
+    ours, theirs = references + rng.normal(size=200), references + 0.2 * rng.normal(size=200)
+    for metric in (Pearson(), Spearman()):
+        verdict = compare_accuracy(metric, ours, theirs, references, (), names=NAMES, seed=0)
+        assert verdict.word is Word.worse
+        assert 0 < verdict.p_value < 0.001
+        same = compare_accuracy(metric, theirs, theirs, references, (), names=NAMES, seed=0)
+        assert same.p_value == 1.0
+    # Four of four discordant pairs against the student.
+    assert judge(200, 4, 0).p_value == pytest.approx(2 * 0.5**4)
 
 
 def test_an_inconclusive_sentence_says_what_could_be_found() -> None:

@@ -19,8 +19,9 @@ from compressor.measure.accuracy import measure_accuracy
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import read_examples
-from compressor.measure.latency import NULL, Complaint, LatencyResult, measure_latency
+from compressor.measure.latency import Complaint, LatencyResult, measure_latency
 from compressor.measure.memory import measure_memory
+from compressor.measure.rounds import NULL
 from compressor.measure.samples import write_samples
 from compressor.measure.schedule import Arm
 from compressor.measure.size import count_parameters, measure_size

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markdown_tables import assert_tables_are_whole
 from rich.console import Console
 from test_results import make_result
 
@@ -60,6 +61,21 @@ def test_a_run_without_candidates_shows_its_status(status: str) -> None:
     assert status in to_markdown(result)
 
 
+def test_the_least_difference_stands_beside_each_difference() -> None:
+    text = to_markdown(make_result())
+    header = next(line for line in text.splitlines() if line.startswith("| model | chain"))
+    row = next(line for line in text.splitlines() if line.startswith("| distill | distill"))
+    found = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    assert found["accuracy vs teacher"] == "-1.2 (-2.0..-0.3) inconclusive, finds from 1.3"
+    assert found["accuracy@counterfactual vs teacher"] == "-", "it was not compared"
+
+
+def test_the_terminal_tells_how_many_answers_changed() -> None:
+    text = " ".join(render(make_result()).split())
+    said = "distill and teacher give the same answer on 94.0% (92.9..94.9) of test (n=2,136): 51 gained, 77 lost, 0 otherwise"
+    assert said in text
+
+
 def test_markdown_holds_everything(tmp_path: Path) -> None:
     write_markdown(make_result(), tmp_path / "report.md", overrides=["method=distill", "student.init=[1,3]"])
     text = (tmp_path / "report.md").read_text()
@@ -68,8 +84,7 @@ def test_markdown_holds_everything(tmp_path: Path) -> None:
         "python -m compressor method=distill 'student.init=[1,3]'", "encoder-compressor 0.1.0", "x1.98",
     ):  # fmt: skip
         assert found in text, found
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({row.count("|") - row.count("\\|") for row in rows}) == 1
+    assert_tables_are_whole(text)
 
 
 def test_odd_names_break_no_table() -> None:

@@ -1,0 +1,6 @@
+"""`tests/prediction_tables.py`, for every test here."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
