@@ -171,6 +171,7 @@ class BenchConfig:
     memory: bool = True  # peak memory, each model in a process of its own
     timeout_s: float = 3600.0  # a measuring process that takes longer is ended and reported
     baselines: list[str] = field(default_factory=list)  # chains run beside the main one, e.g. [finetune]
+    price_per_hour: float | None = None  # of this machine, in your currency: the report then says what each model cost
 
     def __post_init__(self) -> None:
         for runtime in self.runtimes:
@@ -179,6 +180,8 @@ class BenchConfig:
             _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
         _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")
         _require(self.warmup_calls >= 1, "bench.warmup_calls", self.warmup_calls, "1 or more")
+        price = self.price_per_hour
+        _require(price is None or 0 <= price < float("inf"), "bench.price_per_hour", price, "0 or more, or null")
         _require(self.timeout_s > 0, "bench.timeout_s", self.timeout_s, "above 0 seconds")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from compressor.report import cells
 from compressor.results import OK, RunResult
 
-_METHOD = """\
+METHOD = """\
 - Every model was saved, re-loaded in a fresh process, and measured from the files.
 - Metrics: 95 % intervals over the examples (Wilson for accuracy, bootstrap for the others). Differences from the
   teacher are paired by example;
@@ -36,7 +36,7 @@ def to_markdown(result: RunResult, *, overrides: Sequence[str] = ()) -> str:
     verdicts = [f"- {inline(text)}" for _, text in cells.sentences(result)]
     notes = [f"- {inline(text)}" for text in (*cells.refusals(result), *cells.zeros(result), *result.notes)]
     lines += _section("Verdicts", verdicts) + _section("Notes", notes)
-    lines += _section("How it was measured", [_METHOD])
+    lines += _section("How it was measured", [METHOD])
     lines += _section("Lineage", _lineage(result))
     command = shlex.join(["python", "-m", "compressor", *overrides]).replace("`", "'")
     lines += _section("How to run it again", ["```shell", command, "```"])
