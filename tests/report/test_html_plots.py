@@ -77,6 +77,22 @@ def test_degenerate_planes_are_drawn(points: list[Point]) -> None:
     ET.fromstring(svg.standalone(text))
 
 
+def test_no_axis_promises_more_than_there_can_be() -> None:
+    points = (point(1, 1.0, 100.0, reference=True), point(2, 2.0, 100.0, y_ci95=(91.0, 109.0)))
+    shown = Tradeoff(key="k", x_label="x", y_label="y", points=points, y_most=100.0)
+    root = ET.fromstring(svg.standalone(pareto.draw(shown)))
+    names = [float(e.text) for e in root.iter("{http://www.w3.org/2000/svg}text") if e.text and e.text.isdigit()]
+    assert max(names) == 100
+    bars = [e for e in root.iter("{http://www.w3.org/2000/svg}line") if e.get("class") == "bar"]
+    assert bars and all(float(e.get(k, "")) >= 0 for e in bars for k in ("y1", "y2"))
+
+
+def test_figures_have_three_digits() -> None:
+    assert [svg.figure(v) for v in (5, 4.994, 10.94, 600, 12345, 0.0647, 0)] == [
+        "5.00", "4.99", "10.9", "600", "12345", "0.0647", "0",
+    ]  # fmt: skip
+
+
 def test_ticks_are_round_and_inside() -> None:
     assert svg.round_values(0, 10, 5) == [0, 2, 4, 6, 8, 10]
     assert svg.round_values(84.2, 86.4, 5) == pytest.approx([84.5, 85, 85.5, 86])

@@ -14,6 +14,10 @@ from compressor.report.markdown import METHOD
 from compressor.report.verdict import headline, typographic, verdicts
 from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult
 
+_STRIPS = (
+    "Shape: where the calls lie, over texts of all lengths; line: the median; dots: the slowest 5 % of the calls, "
+    "with an arrow where some lie beyond the edge."
+)
 Calls = Mapping[str, Mapping[str, Sequence[float]]]  # runtime -> model -> milliseconds
 
 
@@ -112,6 +116,7 @@ def _tradeoffs(
                     key=runtime,
                     x_label=f"speed-up over {result.teacher.name} on {runtime}",
                     y_label=y_label,
+                    y_most=100.0,
                     points=tuple(points),
                     caption=f"{bars} and of the speed-up. Line: the front of the point estimates.{missing}",
                 )
@@ -125,6 +130,7 @@ def _tradeoffs(
             key="bytes",
             x_label="size on disk, MB",
             y_label=y_label,
+            y_most=100.0,
             points=tuple(sized),
             x_higher_is_better=False,
             caption=f"{bars}; bytes are counted. Line: the front of the point estimates.",
@@ -166,7 +172,7 @@ def _timings(models: Mapping[str, Model], calls_ms: Calls, order: Sequence[str])
         by_name = calls_ms[runtime]
         strips = [Strip(model=m, calls_ms=tuple(by_name[n])) for n, m in models.items() if by_name.get(n)]
         if strips:
-            found.append(Timing(key=runtime, strips=tuple(strips)))
+            found.append(Timing(key=runtime, strips=tuple(strips), caption=_STRIPS))
     return found
 
 

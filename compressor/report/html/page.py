@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from compressor.report.html import matrix, pareto, strips, styling
-from compressor.report.html.svg import clean
+from compressor.report.html.svg import breakable, clean
 from compressor.report.html.view import Report, Tradeoff
 
 WIDE, NARROW = 760, 358  # pixels of the two drawings of each plot, so that its text is never scaled to dust
@@ -79,7 +79,9 @@ def _plane(plane: Tradeoff) -> str:
     names = ""
     if pareto.numbered(plane):
         models = sorted((p.model for p in plane.points), key=lambda m: m.number)
-        listed = "".join(f'<li data-n="{m.number}"><b>{m.number}</b> {clean(m.name)}</li>' for m in models)
+        listed = "".join(
+            f'<li data-n="{m.number}"><b>{m.number}</b> <span>{breakable(m.name)}</span></li>' for m in models
+        )
         names = f'<ol class="names">{listed}</ol>'
     return _figure(
         pareto.draw(plane, WIDE, kind="wide"), pareto.draw(plane, NARROW, kind="narrow"), plane.caption, names

@@ -70,12 +70,15 @@ def _scales(plane: Tradeoff, across: tuple[float, float], up: tuple[float, float
         x = Scale(low=max(0.0, low - pad) if low >= 0 else low - pad, high=high + pad, start=across[0], end=across[1])
     low, high = min(ys), max(ys)
     pad = (high - low) * 0.1 or 1.0
-    return x, Scale(low=low - pad, high=high + pad, start=up[0], end=up[1])
+    top = high + pad
+    if plane.y_most is not None and max(p.y for p in plane.points) <= plane.y_most < top:
+        top = plane.y_most + pad * 0.3  # room for a point that stands there
+    return x, Scale(low=low - pad, high=top, start=up[0], end=up[1])
 
 
 def _axes(plane: Tradeoff, x: Scale, y: Scale) -> list[str]:
     parts = []
-    for value in y.ticks(5):
+    for value in (v for v in y.ticks(5) if plane.y_most is None or v <= plane.y_most):
         parts.append(svg.line(x.start, y(value), x.end, y(value), "grid"))
         parts.append(svg.text(x.start - 8, y(value) + 4, f"{value:g}", "tick", "end"))
     mark = "\u00d7" if plane.x_higher_is_better else ""
@@ -108,7 +111,8 @@ def _point(point: Point, x: Scale, y: Scale, *, on_front: bool) -> str:
     if point.x_ci95 is not None:
         parts.append(svg.line(x(point.x_ci95[0]), at_y, x(point.x_ci95[1]), at_y, "bar"))
     if point.y_ci95 is not None:
-        parts.append(svg.line(at_x, y(point.y_ci95[0]), at_x, y(point.y_ci95[1]), "bar"))
+        ends = (y(min(max(end, y.low), y.high)) for end in point.y_ci95)
+        parts.append(svg.line(at_x, next(ends), at_x, next(ends), "bar"))
     kind = "dot" if on_front else "dot behind"
     parts.append(svg.diamond(at_x, at_y, "dot teacher") if point.reference else svg.dot(at_x, at_y, kind))
     parts.append(svg.dot(at_x, at_y, "reach", 12))

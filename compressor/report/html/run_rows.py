@@ -42,7 +42,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
             ),
         )
     )
-    counts = {c.name: float(f"{c.parameters:.3g}") for c in ordered}  # what reads alike is alike
+    counts = {c.name: float(cells.parameters(c)) for c in ordered}  # what reads alike is alike
     lead = best.marks(counts, best.exactly(counts), higher_is_better=False)
     rows.append(
         Row(

@@ -50,7 +50,7 @@ def draw(timing: Timing, width: float = 720, *, kind: str = "") -> str:
             values = figures(ms)
             for k, name in enumerate(reversed(columns)):
                 if name in values:
-                    parts.append(svg.text(width - 4 - k * COLUMN, middle + 4, f"{values[name]:.3g}", "tick", "end"))
+                    parts.append(svg.text(width - 4 - k * COLUMN, middle + 4, svg.figure(values[name]), "tick", "end"))
     if not narrow:
         parts += [svg.text(width - 4 - k * COLUMN, 11, name, "name", "end") for k, name in enumerate(reversed(columns))]
     return svg.svg(width, bottom + 40, f"milliseconds a call on {timing.key}", parts, kind)
@@ -64,7 +64,7 @@ def figures(ms: NDArray[np.float64]) -> dict[str, float]:
 
 def _figures(ms: NDArray[np.float64], *, short: bool) -> str:
     values = {name: value for name, value in figures(ms).items() if name != "p99" or not short}
-    return "  ".join(f"{name} {value:.3g}" for name, value in values.items())
+    return "  ".join(f"{name} {svg.figure(value)}" for name, value in values.items())
 
 
 def _axis(x: Scale, top: float, bottom: float, narrow: bool) -> list[str]:

@@ -11,7 +11,7 @@ from html import escape
 from compressor.report import cells
 from compressor.report.html.styling import plot_style, style_values
 
-CHARACTER = 6.3  # estimated width of one at the size of labels; a little wide, so that nothing runs into anything
+CHARACTER = 7.0  # estimated width of one at the size of labels, in a wide face, so that nothing runs into anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,13 @@ def breakable(text: str) -> str:
 def n(value: float) -> str:
     """Write a pixel."""
     return f"{value:.1f}".removesuffix(".0")
+
+
+def figure(value: float) -> str:
+    """Write three figures: 4.99, 10.9, 5.00."""
+    if abs(value) >= 999.5:
+        return f"{value:.0f}"
+    return f"{value:#.3g}".removesuffix(".") if abs(value) >= 1e-3 else f"{value:.3g}"
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -110,7 +117,7 @@ def svg(width: float, height: float, label: str, parts: Sequence[str], kind: str
 
 def standalone(plot: str) -> str:
     """Return a plot as a file of its own: with a style without variables, on white, in the light colours."""
-    light = style_values("light")
+    light = style_values("light") | {"paper": "#ffffff"}
     style = re.sub(r"var\(--([a-z-]+)\)", lambda m: light[m.group(1)], plot_style())
     box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', plot)
     assert box is not None

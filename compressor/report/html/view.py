@@ -74,6 +74,7 @@ class Tradeoff:
     y_label: str
     points: tuple[Point, ...]
     x_higher_is_better: bool = True
+    y_most: float | None = None  # what cannot be exceeded: the axis and the bars end there
     caption: str = ""
 
 
