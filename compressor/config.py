@@ -176,6 +176,7 @@ class BenchConfig:
     timeout_s: float = 3600.0  # a measuring process that takes longer is ended and reported
     baselines: list[str] = field(default_factory=list)  # chains run beside the main one, e.g. [finetune]
     margin: float = 0.01  # share of the teacher's metric that may be lost and still count as equivalent
+    price_per_hour: float | None = None  # of this machine, in your currency: the report then says what each model cost
 
     def __post_init__(self) -> None:
         for runtime in self.runtimes:
@@ -192,6 +193,8 @@ class BenchConfig:
         _require(self.repeats >= 0, "bench.repeats", self.repeats, "0 or more")
         _require(self.warmup_seconds >= 0, "bench.warmup_seconds", self.warmup_seconds, "0 or more")
         _require(self.warmup_calls >= 1, "bench.warmup_calls", self.warmup_calls, "1 or more")
+        price = self.price_per_hour
+        _require(price is None or 0 <= price < float("inf"), "bench.price_per_hour", price, "0 or more, or null")
         _require(self.timeout_s > 0, "bench.timeout_s", self.timeout_s, "above 0 seconds")
         _require(
             0 < self.margin < 1, "bench.margin", self.margin, "above 0 and below 1, a share of the teacher's value"

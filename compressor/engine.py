@@ -93,10 +93,11 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         with commit.disk_errors(folder.path):
             result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
             result = replace(result, seconds_total=time.perf_counter() - start)
-            folder.write_result(result, request.overrides)
+            folder.write_model_cards(result, config)
+            folder.write_result(result, request.overrides, price_per_hour=config.bench.price_per_hour)
         screen.result(result)
         folder.commit()
-    screen.line("saved", str(request.folder))
+    screen.finished(result, request.folder)
     return result
 
 
@@ -192,6 +193,7 @@ def run_key(config: RunConfig, registry: Registry) -> str:
     if not any(m.capabilities.reads_student for m in methods):
         used.student = StudentConfig()
     values = plain_config(used)
+    del values["bench"]["price_per_hour"]  # decides nothing that is measured
     if not any(m.capabilities.needs_training for m in methods):
         values.pop("train")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]

@@ -27,7 +27,9 @@ Common options (all of them, with their values: python -m compressor --cfg job)
   student.layers=N  student.hidden_size=N  student.intermediate_size=N  student.heads=N
   student.init={"|".join(INITS)}|[1,3,5]
   train.epochs=N  train.batch_size=N  train.learning_rate=X  train.precision=auto|fp32|bf16
-  bench.runtimes=[{",".join(RUNTIMES)}]  bench.threads=N  bench.baselines=[finetune]  bench.margin=0.01
+  bench.runtimes=[torch,onnxruntime,openvino]  (also {", ".join(RUNTIMES[3:])})  bench.threads=N
+  bench.baselines=[finetune]  bench.margin=0.01  bench=quick|standard|publish
+  bench.price_per_hour=X               adds to the report what each model cost to make
   seed=N  device=auto|cpu|cuda  hydra.run.dir=FOLDER
 Environment: COMPRESSOR_CACHE (default ~/.cache/compressor) holds fetched weights, teachers and checkpoints.
 Exit codes: 0 ok, 2 option, 3 incompatible, 4 data, 5 fetching, 6 training, 7 folder or disk, 8 plugin, 9 measuring,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,17 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from compressor import commit
-from compressor.errors import StoreError
+from compressor.errors import CompressorError, StoreError
+from compressor.report.html import write_html
+from compressor.report.html.from_run import from_run, read_calls
 from compressor.report.markdown import write_markdown
+from compressor.report.model_card import write_model_cards
 
 if TYPE_CHECKING:
+    from compressor.config import RunConfig
     from compressor.results import RunResult
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -61,10 +68,19 @@ class RunFolder:
         with commit.disk_errors(self.path / name):
             (self.path / name).write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
 
-    def write_result(self, result: RunResult, overrides: Sequence[str]) -> None:
-        """Write `result.json`, and `report.md` made from it."""
+    def write_result(self, result: RunResult, overrides: Sequence[str], *, price_per_hour: float | None = None) -> None:
+        """Write `result.json`, and made from it `report.md` and `report.html` with its plots."""
         commit.write_json_atomic(self.path / "result.json", result.to_json())
         write_markdown(result, self.path / "report.md", overrides=overrides)
+        with _without_loss("report.html"):
+            calls_ms = read_calls(self.path)
+            report = from_run(result, calls_ms=calls_ms, overrides=overrides, price_per_hour=price_per_hour)
+            write_html(report, self.path)
+
+    def write_model_cards(self, result: RunResult, config: RunConfig) -> None:
+        """Write a README.md into the folder of each model that the run made."""
+        with _without_loss("a model card"):
+            write_model_cards(result, self.path, config)
 
     def workspace(self) -> Path:
         """Return an empty folder that is gone before the run folder is committed."""
@@ -89,6 +105,17 @@ class RunFolder:
             logging.getLogger("compressor").removeHandler(self._log)
             self._log.close()
             self._log = None
+
+
+@contextmanager
+def _without_loss(view: str) -> Iterator[None]:
+    """Keep a run whose view could not be made: views can be made again, measurements cannot."""
+    try:
+        yield
+    except (OSError, CompressorError):
+        raise
+    except Exception:
+        logger.exception("%s could not be written; result.json and report.md are whole", view)
 
 
 class Scratch(RunFolder):

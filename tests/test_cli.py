@@ -80,6 +80,10 @@ def test_one_command_ends_with_the_table_and_no_noise(finished) -> None:
     assert "estimate" in ended.stdout and str(folder) in ended.stdout
     for noise in ("Warning", "warning", "Traceback", "deprecat"):
         assert noise not in ended.stdout + ended.stderr
+    saved = next(i for i, line in enumerate(ended.stdout.splitlines()) if line.startswith("saved"))
+    last = " ".join(ended.stdout.splitlines()[saved + 1 :])
+    assert last.startswith("verdict   distill+int8_dynamic takes ") and "of teacher's bytes" in last
+    assert last.endswith(f"report    {folder / 'report.html'}"), "a run ends with the verdict and the page to open"
     assert all(len(line) <= 110 for line in ended.stdout.splitlines() if str(folder.parent) not in line)
 
 
@@ -133,8 +137,13 @@ def test_statistics_can_be_recomputed_from_the_folder_alone(finished) -> None:
 def test_the_run_folder_is_whole_and_holds_everything(finished) -> None:
     folder, _ = finished
     commit.verify(folder)
-    for name in ("run.yaml", "report.md", "log.txt", "manifest.json"):
+    for name in ("run.yaml", "report.md", "report.html", "log.txt", "manifest.json"):
         assert (folder / name).is_file()
+    plots = {path.name for path in (folder / "plots").iterdir()}
+    assert {"latency-onnxruntime.svg", "tradeoff-onnxruntime.svg", "tradeoff-bytes.svg"} <= plots
+    for name in ("distill+int8_dynamic", "finetune"):
+        card = (folder / "candidates" / name / "README.md").read_text()
+        assert f"# {name}" in card and "## How to load it" in card
     assert {p.name for p in (folder / "predictions").iterdir()} == {
         "teacher-test.parquet",
         "distill+int8_dynamic-test.parquet",

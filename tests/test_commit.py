@@ -29,6 +29,19 @@ def finished(tmp_path: Path) -> Path:
     return final
 
 
+def test_a_file_is_added_to_a_finished_folder_together_with_its_hash(finished: Path) -> None:
+    c.add_file(finished, "README.md", "a card, \u00b1\n")
+    c.verify(finished)
+    assert (finished / "README.md").read_text(encoding="utf-8") == "a card, \u00b1\n"
+    assert set(c.read_json(finished / c.MANIFEST)["files"]) == {"weights.bin", "deep/config.json", "README.md"}
+    with pytest.raises(StoreError, match="already exists"):
+        c.add_file(finished, "README.md", "another")
+    (finished / "stray").write_text("x")
+    with pytest.raises(StoreError, match="stray is not in the manifest"):
+        c.add_file(finished, "more.md", "to a folder that is damaged")
+    assert not (finished / "more.md").exists()
+
+
 def _entries(parent: Path) -> list[str]:
     return sorted(path.name for path in parent.iterdir())
 

@@ -22,6 +22,8 @@ from compressor.errors import ConfigError
         (lambda: BenchConfig(blocks=1), "bench.blocks=1"),
         (lambda: BenchConfig(margin=0.0), "bench.margin=0.0"),
         (lambda: BenchConfig(margin=1.0), "bench.margin=1.0"),
+        (lambda: BenchConfig(price_per_hour=-1.0), "bench.price_per_hour=-1.0"),
+        (lambda: BenchConfig(price_per_hour=float("nan")), "bench.price_per_hour=nan"),
         (lambda: RunConfig(device="tpu"), "device=tpu"),
         (lambda: RunConfig(seed=-1), "seed=-1"),
     ],

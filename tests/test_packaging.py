@@ -63,6 +63,8 @@ def test_the_wheel_puts_only_our_names_into_site_packages(own_site) -> None:
     names = {p.name for p in own_site.iterdir() if not p.name.endswith(".dist-info")} - {"bin"}
     assert names == {"compressor", "compressor_plugins"}
     assert (own_site / "compressor" / "conf" / "config.yaml").is_file()
+    page = own_site / "compressor" / "report" / "html"
+    assert {p.name for p in page.iterdir()} >= {"style.css", "plots.css", "script.js"}
 
 
 def test_the_wheel_runs_from_another_folder(own_site, tmp_path) -> None:

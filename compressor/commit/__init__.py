@@ -16,6 +16,7 @@ from compressor.commit.files import (
     write_json_atomic,
 )
 from compressor.commit.folder import (
+    add_file,
     commit,
     discard,
     open_partial,
@@ -32,6 +33,7 @@ __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "FolderLock",
+    "add_file",
     "commit",
     "discard",
     "disk_errors",

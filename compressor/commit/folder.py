@@ -23,7 +23,7 @@ from compressor.commit.files import (
     sha256_file,
     write_json_atomic,
 )
-from compressor.commit.manifest import MANIFEST, SCHEMA_VERSION, is_complete, regular_files
+from compressor.commit.manifest import MANIFEST, SCHEMA_VERSION, is_complete, regular_files, verified_entries
 from compressor.commit.owner import PARTIAL, is_abandoned, partial_name
 from compressor.errors import StoreError
 
@@ -87,6 +87,25 @@ def commit(partial: Path, final: Path, *, keep_existing: bool = False) -> None:
         _rename(partial, final, keep_existing=keep_existing)
         failpoint("commit.after_rename")
         fsync(final.parent)
+
+
+def add_file(folder: Path, name: str, text: str) -> None:
+    """Add a text file to a committed folder that lies inside one still in the making.
+
+    In between the folder does not verify, so this is nothing for a folder that others may be reading.
+
+    Raises:
+        StoreError: The folder is damaged, or already holds a file of that name.
+    """
+    entries = verified_entries(folder)
+    if name in entries:
+        raise StoreError(f"{folder / name} already exists", allowed="a file that is not there yet")
+    path = folder / name
+    with disk_errors(path, len(text)):
+        path.write_text(text, encoding="utf-8")
+        fsync(path)
+    entries[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+    write_json_atomic(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, "files": entries})
 
 
 def discard(partial: Path) -> None:

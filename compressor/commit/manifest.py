@@ -30,6 +30,12 @@ def verify(folder: Path, *, deep: bool = True) -> None:
         raise _damaged(folder, f"{min(present)} is not in the manifest")
 
 
+def verified_entries(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what the manifest says of each file, after comparing presence and sizes."""
+    verify(folder, deep=False)
+    return _read_manifest(folder)
+
+
 def is_complete(folder: Path, *, deep: bool = True) -> bool:
     """Tell whether `verify` accepts the folder."""
     try:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Written about the artifact, not part of it.
-_RECORDS: Final = frozenset({"manifest.json", "result.json", "report.md", "run.yaml", "log.txt", "teacher.json"})
+_RECORDS: Final = frozenset(
+    {"manifest.json", "result.json", "report.md", "run.yaml", "log.txt", "teacher.json", "README.md"}
+)
 NO_WEIGHTS: Final = ("_scale", "_zero_point", ".scale", ".zero")  # endings of what only says how integers are meant
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".onnx", ".data")
 

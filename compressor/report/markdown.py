@@ -13,7 +13,7 @@ from compressor.report.markup import inline, section, table
 from compressor.report.statistics import statistics
 from compressor.results import OK, RunResult
 
-_METHOD = """\
+METHOD = """\
 - Every model was saved, re-loaded in a fresh process, and measured from the files.
 - Metrics: 95 % intervals over the examples (Wilson for accuracy, bootstrap for the others). Differences are paired by
   example; *equivalent* means that the whole interval lies above a loss of the margin (`bench.margin`, a share of the
@@ -52,7 +52,7 @@ def to_markdown(result: RunResult, *, overrides: Sequence[str] = (), folder: Pat
     notes = [f"- {inline(text)}" for text in cells.notes(result)]
     lines += section("Verdicts", verdicts) + section("Notes", notes)
     lines += statistics(result) + ([] if folder is None else examples(result, folder))
-    lines += section("How it was measured", [_METHOD])
+    lines += section("How it was measured", [METHOD])
     lines += section("Lineage", _lineage(result))
     command = shlex.join(["python", "-m", "compressor", *overrides]).replace("`", "'")
     lines += section("How to run it again", ["```shell", command, "```"])

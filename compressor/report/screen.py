@@ -15,7 +15,9 @@ from compressor.config import RunConfig
 from compressor.errors import CompressorError
 from compressor.families import ffn_size_name
 from compressor.pipeline import Link, chain_name
-from compressor.report import multi, terminal
+from compressor.report import cells, multi, terminal
+from compressor.report.html import PAGE
+from compressor.report.verdict import headline
 from compressor.results import RunResult
 from compressor.tasks.data import TaskData
 from compressor.teacher import Teacher
@@ -108,6 +110,14 @@ class Screen:
     def result(self, result: RunResult) -> None:
         """Print the table and the verdicts."""
         terminal.print_result(result, self.console)
+
+    def finished(self, result: RunResult, folder: Path) -> None:
+        """End a run: where its folder is, the verdict in a sentence, and the page to open."""
+        self.line("saved", str(folder))
+        verdict = cells.printable(headline(result), ascii_only=not self.console.is_terminal)
+        self.console.print(f"{'verdict':<9} {verdict}", highlight=False, markup=False)
+        if (folder / PAGE).is_file():
+            self.line("report", str(folder / PAGE))
 
     def rule(self, text: str) -> None:
         """Start a cell of a multirun."""

@@ -1,0 +1,32 @@
+"""report.html: one self-contained page, and its plots as files of their own.
+
+`view` is what a page shows, `from_run` fills it from a run; `page` and what it draws with know nothing of results.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from compressor.report.html import pareto, strips
+from compressor.report.html.page import WIDE, to_html
+from compressor.report.html.svg import standalone
+from compressor.report.html.view import Report
+
+PAGE = "report.html"
+
+
+def write_html(report: Report, folder: Path) -> Path:
+    """Write the page and, under `plots/`, each plot as SVG; return the path of the page."""
+    page = folder / PAGE
+    page.write_text(to_html(report), encoding="utf-8")
+    drawn = {f"tradeoff-{plane.key}": pareto.draw(plane, WIDE, legend=True) for plane in report.tradeoffs}
+    drawn |= {f"latency-{timing.key}": strips.draw(timing, WIDE) for timing in report.timings}
+    for name, plot in drawn.items():
+        path = folder / "plots" / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.svg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(standalone(plot), encoding="utf-8")
+    return page
+
+
+__all__ = ["PAGE", "Report", "to_html", "write_html"]

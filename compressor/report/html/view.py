@@ -1,0 +1,123 @@
+"""What the page shows, and nothing of where it came from: a builder fills a `Report`, the page draws it.
+
+Texts are plain; the page escapes them. A missing number is None and is shown as a dash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Mark(StrEnum):
+    """Whether a cell leads its row: `tied` cannot be told from the best, and neither can the best from it."""
+
+    none = ""
+    best = "best"
+    tied = "tied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A column of the matrix. `number` stands for the name where names would collide."""
+
+    number: int
+    name: str
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One quantity of one model."""
+
+    text: str
+    spread: str = ""  # half of its interval
+    against: str = ""  # difference or ratio with its interval
+    verdict: str = ""  # one of the words of `compressor.compare.verdicts`
+    note: str = ""
+    title: str = ""  # shown on hover: what is too long for the cell
+    mark: Mark = Mark.none
+    value: float | None = None  # for sorting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One quantity of all models, in their order."""
+
+    label: str
+    cells: tuple[Cell, ...]
+    unit: str = ""
+    words: bool = False  # text to be read rather than numbers to be compared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A model in a plane; an interval is (low, high)."""
+
+    model: Model
+    x: float
+    y: float
+    x_ci95: tuple[float, float] | None = None
+    y_ci95: tuple[float, float] | None = None
+    reference: bool = False  # the model that the others are compared with
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tradeoff:
+    """Points of which one would like both coordinates good; higher y is better."""
+
+    key: str  # short, for the tab and the name of the file
+    x_label: str
+    y_label: str
+    points: tuple[Point, ...]
+    x_higher_is_better: bool = True
+    y_most: float | None = None  # what cannot be exceeded: the axis and the bars end there
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strip:
+    """The calls of one model, in milliseconds."""
+
+    model: Model
+    calls_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The calls of all models on one runtime."""
+
+    key: str
+    strips: tuple[Strip, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A method that was applied to a model."""
+
+    model: str
+    text: str
+    options: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything on the page, from top to bottom."""
+
+    title: str
+    verdict: tuple[str, ...]  # the first sentence is set large
+    facts: tuple[str, ...] = ()
+    models: tuple[Model, ...] = ()
+    rows: tuple[Row, ...] = ()
+    tradeoffs: tuple[Tradeoff, ...] = ()
+    timings: tuple[Timing, ...] = ()
+    sentences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    method: str = ""  # a Markdown list: how it was measured
+    lineage: tuple[Step, ...] = ()
+    command: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,127 @@
+"""From a result to what the page shows: who leads a row, what is placed where, what making a model took."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_results import make_result
+
+from compressor.report.html import best
+from compressor.report.html.from_run import from_run, read_calls
+from compressor.report.html.run_rows import duration, making_seconds
+from compressor.report.html.view import Mark
+from compressor.results import Comparison, RunResult
+
+
+def row(result: RunResult, label: str) -> list[Mark]:
+    return [c.mark for c in next(r for r in from_run(result).rows if r.label == label).cells]
+
+
+def judged(verdict: str, **changes: object) -> RunResult:
+    """The sample with teacher and result alone, and one verdict on torch and on accuracy."""
+    result = make_result()
+    return replace(
+        result,
+        candidates=(result.candidates[0], result.candidates[2]),
+        comparisons=tuple(replace(c, verdict=verdict, **changes) for c in result.comparisons),
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "accuracy", "speed"),
+    [
+        ("better", ["best", ""], None),  # the value is the teacher's, the word alone decides that they differ
+        ("worse", ["best", ""], None),
+        ("equivalent", ["", ""], ["", ""]),
+        ("inconclusive", ["", ""], ["", ""]),
+        ("faster", None, ["", "best"]),
+    ],
+)
+def test_a_winner_is_marked_only_where_the_verdict_allows(verdict: str, accuracy: list[str], speed: list[str]) -> None:
+    if accuracy is not None:
+        assert row(judged(verdict), "accuracy") == accuracy
+    if speed is not None:
+        assert row(judged(verdict), "torch") == speed
+
+
+def test_equal_counts_have_no_winner_and_fewer_bytes_win() -> None:
+    result = judged("faster")
+    assert row(result, "size on disk") == ["", "best"]
+    same = replace(result, candidates=tuple(replace(c, size_bytes=1000) for c in result.candidates))
+    assert row(same, "size on disk") == ["", ""]
+    assert row(result, "peak memory") == ["", ""], "measured once: there is no interval to judge by"
+
+
+def test_models_that_never_met_are_told_apart_by_disjoint_intervals_only() -> None:
+    def against(name: str, low: float, high: float) -> Comparison:
+        return Comparison(
+            candidate=name, baseline="teacher", runtime="torch", ratio=(low + high) / 2, ci95=(low, high), verdict="faster",
+            sentence="", detectable_difference=0.0, null_ratio=1.0,
+        )  # fmt: skip
+
+    result = replace(
+        make_result(), comparisons=(against("a", 1.9, 2.0), against("b", 2.01, 2.1), against("c", 2.2, 2.3))
+    )
+    apart = best.by_runtime(result, "torch")
+    assert not apart("a", "b"), "the gap is within the noise of one per cent"
+    assert apart("a", "c") and apart("c", "a") and apart("b", "c")
+    assert apart("teacher", "a") and not apart("a", "unknown")
+    noisy = replace(result, comparisons=tuple(replace(c, null_ratio=1.06) for c in result.comparisons))
+    assert not best.by_runtime(noisy, "torch")("b", "c"), "the null arm widens the noise"
+    values = {"teacher": 10.0, "a": 5.1, "b": 4.9, "c": 4.4}
+    assert best.marks(values, apart, higher_is_better=False) == {"c": Mark.best}
+    assert best.marks({n: values[n] for n in ("teacher", "a", "b")}, apart, higher_is_better=False) == {
+        "a": Mark.tied,
+        "b": Mark.tied,
+    }
+    assert best.marks({"a": 1.0}, apart, higher_is_better=True) == {}
+
+
+def test_the_plane_holds_who_was_timed_and_names_who_was_not() -> None:
+    torch, bytes_ = from_run(make_result()).tradeoffs
+    assert (torch.key, bytes_.key) == ("torch", "bytes")
+    teacher, distill = torch.points
+    assert teacher.reference and teacher.x == 1.0 and teacher.x_ci95 is None
+    assert distill.x == 1.98 and distill.x_ci95 == (1.95, 2.01)
+    assert distill.y_ci95 == pytest.approx((88.0, 89.7)), "the paired interval, around the teacher's value"
+    assert "Not timed on torch: finetune." in torch.caption
+    assert len(bytes_.points) == 3 and not bytes_.x_higher_is_better
+
+
+def test_a_stage_that_was_reused_counts_as_when_it_was_trained() -> None:
+    distill = make_result().candidates[2]
+    assert making_seconds(distill) == 61.5
+    step = replace(distill.lineage[0], notes={"stages": [{"training_seconds": 300.0}, {"training_seconds": 40.0}]})
+    assert making_seconds(replace(distill, lineage=(step,))) == 340.0
+    assert making_seconds(make_result().teacher) is None
+
+
+def test_cost_is_seconds_times_price() -> None:
+    costs = next(r for r in from_run(make_result(), price_per_hour=36.0).rows if r.label == "cost to make")
+    assert [c.value for c in costs.cells] == [None, pytest.approx(0.615), pytest.approx(0.615)]
+    assert costs.unit == "at 36 an hour"
+
+
+def test_calls_are_read_from_the_run_folder(tmp_path: Path) -> None:
+    assert read_calls(tmp_path) == {}
+    (tmp_path / "timings").mkdir()
+    table = {
+        "candidate": ["a", "b", "a"],
+        "block": [0, 0, 1],
+        "text": [0, 0, 0],
+        "ns": [1_500_000, 2_000_000, 2_500_000],
+    }
+    pq.write_table(pa.table(table), tmp_path / "timings" / "torch.parquet")
+    assert read_calls(tmp_path) == {"torch": {"a": [1.5, 2.5], "b": [2.0]}}
+    timing = from_run(
+        make_result(), calls_ms={"torch": {"distill": [1.0, 2.0], "(first, loaded again)": [1.0]}}
+    ).timings[0]
+    assert [s.model.name for s in timing.strips] == ["distill"], "the null arm is no model"
+
+
+def test_durations_read_well() -> None:
+    assert [duration(s) for s in (0.04, 59.9, 61, 3725)] == ["0.0 s", "59.9 s", "1 min 1 s", "1 h 2 min"]

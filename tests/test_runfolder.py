@@ -1,0 +1,60 @@
+"""The run folder's views: written with the result, and never at its cost."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from test_results import make_result
+
+from compressor import commit, runfolder
+from compressor.config import BenchConfig, RunConfig
+from compressor.engine import run_key
+from compressor.registry import Registry
+from compressor.runfolder import RunFolder
+
+
+def finish(place: Path, **options: object) -> None:
+    with RunFolder(place) as folder:
+        folder.write_result(make_result(), ["method=distill"], **options)
+        folder.commit()
+
+
+def test_every_run_folder_has_its_page(tmp_path: Path) -> None:
+    finish(tmp_path / "run", price_per_hour=3.0)
+    commit.verify(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "cost to make" in page and "python -m compressor method=distill" in page
+    with RunFolder(tmp_path / "failed") as folder:
+        folder.write_result(make_result(status="failed(DataError: empty)", candidates=(), comparisons=()), [])
+        folder.commit()
+    assert "failed(DataError: empty)" in (tmp_path / "failed" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_fault_in_the_drawing_loses_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a plot of nothing")
+
+    monkeypatch.setattr(runfolder, "write_html", fault)
+    finish(tmp_path / "run")
+    commit.verify(tmp_path / "run")
+    assert (tmp_path / "run" / "result.json").is_file() and (tmp_path / "run" / "report.md").is_file()
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "report.html could not be written" in log and "a plot of nothing" in log
+
+
+def test_a_full_disk_is_no_fault_of_the_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(runfolder, "write_html", full)
+    with pytest.raises(OSError, match="no space"):
+        finish(tmp_path / "run")
+
+
+def test_the_price_of_the_machine_makes_no_other_run() -> None:
+    cheap, dear = (RunConfig(bench=BenchConfig(price_per_hour=price)) for price in (None, 9.0))
+    methods = Registry(methods={}, broken={})
+    assert run_key(cheap, methods) == run_key(dear, methods)
+    assert run_key(cheap, methods) != run_key(RunConfig(bench=BenchConfig(texts=5)), methods)
