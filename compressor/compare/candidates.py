@@ -7,9 +7,10 @@ itself is a column, so that a chain on three tasks is one row.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,14 @@ _NO_OPTIONS = ("task.name", "task.accept_licence", "teacher.train.checkpoint_sec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """A candidate in one run, beside the teacher of that run."""
+    """A candidate in one run, beside the teacher of that run.
+
+    `teacher_recipe` is short and equal for teachers that differ in nothing but the seed.
+    """
 
     run: Run
     result: CandidateResult
+    teacher_recipe: str
 
     @property
     def seed(self) -> int:
@@ -77,10 +82,12 @@ def join(runs: Sequence[Run]) -> tuple[Candidate, ...]:
     varying = _varying_task_settings(runs)
     groups: dict[str, tuple[dict[str, Any], list[Arm]]] = {}
     for run in runs:
+        teacher = json.dumps(options_of(run, run.result.teacher), sort_keys=True)
+        recipe = hashlib.sha256(teacher.encode()).hexdigest()[:6]
         for result in run.result.candidates:
             options = options_of(run, result, varying)
             key = json.dumps(options, sort_keys=True)
-            groups.setdefault(key, (options, []))[1].append(Arm(run=run, result=result))
+            groups.setdefault(key, (options, []))[1].append(Arm(run=run, result=result, teacher_recipe=recipe))
     ordered = sorted(groups.values(), key=lambda group: group[1][0].result.role != TEACHER)
     labels = _labels([(_plain_name(arms), options) for options, arms in ordered])
     return tuple(
@@ -95,10 +102,10 @@ def join(runs: Sequence[Run]) -> tuple[Candidate, ...]:
     )
 
 
-def options_of(run: Run, result: CandidateResult, varying: Iterable[str] = ()) -> dict[str, Any]:
+def options_of(run: Run, result: CandidateResult, varying: Collection[str] = ()) -> dict[str, Any]:
     """Return the settings that make a candidate what it is, flat; `varying` are the task's that count."""
     config = run.config
-    task = {key: value for key, value in _flat("task", config["task"]) if key in set(varying)}
+    task = {key: value for key, value in _flat("task", config["task"]) if key in varying} if varying else {}
     options: dict[str, Any] = dict(_flat("teacher", config["teacher"])) | task
     if result.role == TEACHER:
         options = {k: v for k, v in options.items() if k not in _FOREIGN_TO_TEACHER}
@@ -112,11 +119,6 @@ def options_of(run: Run, result: CandidateResult, varying: Iterable[str] = ()) -
         options |= _flat("student", config["student"])
         options |= _flat("train", config["train"])
     return {key: value for key, value in options.items() if key not in _NO_OPTIONS}
-
-
-def teacher_recipe(run: Run) -> str:
-    """Return what makes the teacher of a run, but for its seed, as text that is equal for equal ones."""
-    return json.dumps(options_of(run, run.result.teacher), sort_keys=True)
 
 
 def _varying_task_settings(runs: Sequence[Run]) -> set[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from compressor.compare.candidates import TEACHER, Arm, Candidate, teacher_recipe
+from compressor.compare.candidates import TEACHER, Arm, Candidate
 from compressor.compare.conditions import Conditions, Machine, software
 from compressor.compare.ranking import Mark
 from compressor.compare.statistics import Interval
@@ -163,14 +162,16 @@ def conditions_of(arm: Arm, timed: Latency) -> Conditions:
     A teacher counts as the same when recipe and size are: its weights, which the seed moves, do not change its speed.
     """
     environment = arm.run.result.environment
-    recipe = hashlib.sha256(teacher_recipe(arm.run).encode()).hexdigest()[:6]
     return Conditions(
         machine=Machine.of(environment, arm.run.name),
         protocol=str(environment.get("protocol", f"unknown, of {arm.run.name}")),
         software=software(environment),
         threads=timed.threads,
         batch_size=timed.batch_size,
-        teacher=f"{arm.run.config['teacher'].get('checkpoint')} ({arm.teacher.parameters:,} parameters, recipe {recipe})",
+        teacher=(
+            f"{arm.run.config['teacher'].get('checkpoint')} ({arm.teacher.parameters:,} parameters, recipe "
+            f"{arm.teacher_recipe})"
+        ),
     )
 
 

@@ -138,8 +138,11 @@ def _judge_quality(
     remarks: dict[str, str] = {}
     present = [row for row in rows if task in row.quality]
     for row in present if len(present) > 1 else ():
+        scored = row.candidate.scored(task, metric)
+        if row.is_teacher:
+            scored = scored[:1]  # it lies in every run, and is not ranked
         try:
-            examples[row.label] = examples_of(row.candidate.scored(task, metric), metric, reader)
+            examples[row.label] = examples_of(scored, metric, reader)
         except CompressorError as error:
             remarks[row.label] = "not paired"
             notes.append(f"{row.label} on {task} is not ranked: {error.got}")

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/compare_thousand.py [--runs 1000] [--folder KEEP_THEM_HERE]
 
-The folders are synthetic, written through the real result and commit code: 1,000 candidates of different accuracy, each with its
-teacher, 1,284 predictions each, two runtimes. The command runs in a fresh process, from the first import to the last row.
+The folders are synthetic, written through the real result and commit code: 1,000 candidates of different accuracy, each with
+its teacher, 1,284 predictions each, two runtimes. The command runs in a fresh process, from the first import to the last row.
 """
 
 from __future__ import annotations
