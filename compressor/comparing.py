@@ -57,7 +57,10 @@ def _answer(options: argparse.Namespace) -> Runs:
     view = _view(compare(runs, metric=options.metric), options)
     form = Format(options.format)
     if options.out is not None:
-        commit.write_text_atomic(options.out, render(view, form))
+        try:
+            commit.write_text_atomic(options.out, render(view, form))
+        except OSError as error:
+            raise StoreError(f"--out {options.out} cannot be written: {error.strerror}") from error
     elif form is Format.terminal:
         show(view)
     else:

@@ -27,7 +27,7 @@ _NO_OPTIONS = ("task.name", "task.accept_licence", "teacher.train.checkpoint_sec
 class Arm:
     """A candidate in one run, beside the teacher of that run.
 
-    `teacher_recipe` is short and equal for teachers that differ in nothing but the seed.
+    `teacher_recipe` names it, and is equal for teachers that differ in nothing but the seed.
     """
 
     run: Run
@@ -82,8 +82,9 @@ def join(runs: Sequence[Run]) -> tuple[Candidate, ...]:
     varying = _varying_task_settings(runs)
     groups: dict[str, tuple[dict[str, Any], list[Arm]]] = {}
     for run in runs:
-        teacher = json.dumps(options_of(run, run.result.teacher), sort_keys=True)
-        recipe = hashlib.sha256(teacher.encode()).hexdigest()[:6]
+        teacher = options_of(run, run.result.teacher)
+        digest = hashlib.sha256(json.dumps(teacher, sort_keys=True).encode()).hexdigest()[:6]
+        recipe = f"{teacher.get('teacher.checkpoint')}, recipe {digest}"
         for result in run.result.candidates:
             options = options_of(run, result, varying)
             key = json.dumps(options, sort_keys=True)

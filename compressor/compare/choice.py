@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from compressor.compare.pairing import tested
+from compressor.compare.pairing import significance
 from compressor.compare.ranking import Mark, by_intervals, by_tests
 from compressor.compare.rows import Row
 from compressor.compare.table import Table
@@ -239,7 +239,7 @@ def _tied(table: Table, question: Question, fitting: Sequence[Option]) -> tuple[
 
         def p_value(label: str, best: str) -> float:
             arms = [table.row(name).candidate.scored(task, metric) for name in (label, best)]
-            difference, p = tested(arms[0], arms[1], metric, table.reader)
+            difference, p = significance(arms[0], arms[1], metric, table.reader)
             return p if (difference < 0) == higher else 1.0
 
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from compressor.compare.pairing import tested
+from compressor.compare.pairing import significance
 from compressor.compare.ranking import ALPHA
 from compressor.compare.rows import OTHER_EXAMPLES, Row
 from compressor.compare.table import Table
@@ -120,7 +120,7 @@ def _certain(
     for row, _, _ in clear:
         try:
             arms = [r.candidate.scored(task, metric) for r in (row, found[0])]
-            difference, p = tested(arms[0], arms[1], metric, table.reader)
+            difference, p = significance(arms[0], arms[1], metric, table.reader)
         except CompressorError:
             continue
         ahead = (difference > 0) == row.quality[task].higher_is_better

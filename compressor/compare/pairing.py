@@ -107,7 +107,9 @@ def examples_of(arms: Sequence[Arm], metric: str, reader: PredictionReader) -> s
     return found.pop()
 
 
-def tested(first: Sequence[Arm], second: Sequence[Arm], metric: str, reader: PredictionReader) -> tuple[float, float]:
+def significance(
+    first: Sequence[Arm], second: Sequence[Arm], metric: str, reader: PredictionReader
+) -> tuple[float, float]:
     """Return difference and p-value of `paired` without the rest, which takes a hundred times longer.
 
     Raises:

@@ -168,10 +168,7 @@ def conditions_of(arm: Arm, timed: Latency) -> Conditions:
         software=software(environment),
         threads=timed.threads,
         batch_size=timed.batch_size,
-        teacher=(
-            f"{arm.run.config['teacher'].get('checkpoint')} ({arm.teacher.parameters:,} parameters, recipe "
-            f"{arm.teacher_recipe})"
-        ),
+        teacher=f"{arm.teacher_recipe}, {arm.teacher.parameters:,} parameters",
     )
 
 

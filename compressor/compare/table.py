@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from compressor.compare.candidates import join
 from compressor.compare.conditions import Setting, settings
-from compressor.compare.pairing import PredictionReader, examples_of, tested
+from compressor.compare.pairing import PredictionReader, examples_of, significance
 from compressor.compare.ranking import Mark, by_intervals, by_tests
 from compressor.compare.rows import OTHER_EXAMPLES, Row, make_row, speed_cells
 from compressor.compare.runs import Rejected, Runs
@@ -154,7 +154,7 @@ def _judge_quality(
 
     def p_value(label: str, best: str) -> float:
         arms = [ranked[name].candidate.scored(task, metric) for name in (label, best)]
-        difference, p = tested(arms[0], arms[1], metric, reader)
+        difference, p = significance(arms[0], arms[1], metric, reader)
         return p if (difference < 0) == higher else 1.0  # on the seeds that both have, the best is not ahead
 
     marks: Mapping[str, Mark] = {}
@@ -180,6 +180,8 @@ def _judge_speed(rows: Sequence[Row], setting: Setting) -> list[Row]:
     key = setting.task, setting.label
     ratios = {r.label: v for r in rows if key in r.speed and not r.is_teacher and (v := r.speed[key].speed_up)}
     marks = by_intervals(ratios)
+    if max((v.value for v in ratios.values()), default=0.0) <= 1:
+        marks = {}  # nobody wins a race by being slower than the teacher
     return [
         replace(row, speed={**row.speed, key: replace(row.speed[key], mark=marks[row.label])})
         if row.label in marks

@@ -16,6 +16,11 @@ from compressor.report.comparison_data import flat, reason, values
 from compressor.report.views import View
 
 _RUN_WITHOUT_NUMBERS = (Why.failed, Why.skipped)  # these were meant to have a row
+_LEGEND = (
+    "best: told from every other candidate at the 5 % level (accuracy: paired tests, Holm; speed-up: intervals that do not "
+    "meet); tied: not told from the best; finds: the smallest difference in points that the data shows with 80 % power; "
+    "milliseconds of different runs are not compared"
+)
 
 
 def comparison(table: Table) -> View:
@@ -166,6 +171,7 @@ def _lines(table: Table) -> list[str]:
     conditions = {f"@{s.label.partition('@')[2]}": s.conditions for s in table.settings if "@" in s.label}
     lines += [f"{letter}: {found.words()}" for letter, found in conditions.items()]
     lines += [line for row in table.rows for line in _over_seeds(row, table)]
+    lines += [_LEGEND] if len(table.rows) > 2 else []
     notes = [*table.notes, *(note for row in table.rows for note in _notes(row))]
     return lines + [f"note: {note}" for note in dict.fromkeys(notes)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_folders import MACHINE, N, OTHER_MACHINE, Model, correct, write_run
+from run_folders import MACHINE, OTHER_MACHINE, Model, N, correct, write_run
 from scipy.stats import t as student
 
 from compressor.compare import compare, load_runs
