@@ -166,7 +166,8 @@ def _lines(table: Table) -> list[str]:
     counts = [f"{len(runs)} ok"]
     whys = [r.why for r in table.rejected]
     counts += [f"{whys.count(why)} {why.value}" for why in dict.fromkeys(whys)]
-    lines = [f"{len(runs) + len(whys)} folders: {', '.join(counts)}"]
+    total = len(runs) + len(whys)
+    lines = [f"{total} folder{'s' * (total != 1)}: {', '.join(counts)}"]
     lines += [f"{r.name}: {reason(r)}" for r in table.rejected]
     conditions = {f"@{s.label.partition('@')[2]}": s.conditions for s in table.settings if "@" in s.label}
     lines += [f"{letter}: {found.words()}" for letter, found in conditions.items()]

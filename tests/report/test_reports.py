@@ -146,7 +146,7 @@ def test_a_cell_without_a_record_is_named_all_the_same(tmp_path: Path) -> None:
 def test_no_finished_cell_at_all_is_a_table_of_failures(tmp_path: Path) -> None:
     write_status(tmp_path / "1", "failed(TrainingError: the loss is not finite)")
     text = render(comparison(compare(load_runs([tmp_path], needs_one=False))), Format.terminal)
-    assert "1 folders: 0 ok, 1 failed" in text
+    assert "1 folder: 0 ok, 1 failed" in text
 
 
 def test_formulas_and_markup_in_names_are_disarmed(tmp_path: Path) -> None:
