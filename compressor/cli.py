@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +95,7 @@ class Session:
 
     def __init__(self, methods: Registry) -> None:
         self.methods = methods
-        self.cells: list[tuple[int, tuple[str, ...], RunResult]] = []  # number, overrides, result
+        self.cells: dict[Path, RunResult] = {}  # by folder, in the order in which they ran
         self.exit_code = 0
         self.error: CompressorError | None = None
         self.shared: Shared | None = None
@@ -143,22 +142,13 @@ class Session:
             self.shared,
         )
         self.exit_code = self.exit_code or code
-        self.cells.append((number, overrides, result))
+        self.cells[folder] = result
         return objective(result)
 
     def show_cells(self) -> None:
         """Print the table over the cells of a multirun, however many of them ran."""
         if self.cells and self.screen is not None and self.sweep_folder is not None:
-            same = (
-                set.intersection(*(set(overrides) for _, overrides, _ in self.cells)) if len(self.cells) > 1 else set()
-            )
-            labels = [f"{n}: {_label(overrides, same)}" for n, overrides, _ in self.cells]
-            self.screen.cells(dict(zip(labels, (r for _, _, r in self.cells), strict=True)), self.sweep_folder)
-
-
-def _label(overrides: Sequence[str], same: set[str]) -> str:
-    """Return what tells a cell from the others, an experiment by its name alone."""
-    return " ".join(o.removeprefix("experiment=") for o in overrides if o not in same)
+            self.screen.cells(self.cells, self.sweep_folder)
 
 
 def objective(result: RunResult) -> float | None:

@@ -17,6 +17,7 @@ Compress a transformer encoder and compare the result with its teacher, measured
   python -m compressor method=distill student.layers=6           one run, one table
   python -m compressor method=[distill,int8_dynamic] student.layers=6
   python -m compressor -m 'method=[],distill' student.layers=3,6  every combination, one table at the end
+  python -m compressor.compare FOLDER...                         finished runs from anywhere as one table
 """
 
 OPTIONS = f"""\

@@ -6,6 +6,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from compressor.errors import StoreError
@@ -201,13 +202,18 @@ def _typed(cls: type[T], data: object, where: str) -> T:
     """Build a dataclass; every field must be there, since a default would hide what was lost."""
     if not isinstance(data, Mapping):
         raise StoreError(f"{where} holds {data!r:.40}", allowed="an object")
-    hints = get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     if missing := [n for n in names if n not in data]:
         raise StoreError(f"{where} lacks {', '.join(missing)}", allowed=", ".join(names))
     if unknown := [k for k in data if k not in names]:
         raise StoreError(f"{where} holds unknown {', '.join(map(str, unknown))}", allowed=", ".join(names))
     return cls(**{n: _value(hints[n], data[n], f"{where}.{n}") for n in names})
+
+
+@lru_cache(maxsize=32)  # a comparison reads thousands of results, and resolving annotations is most of that work
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
 
 
 def _value(kind: Any, data: object, where: str) -> Any:

@@ -103,7 +103,12 @@ def read_json(path: Path) -> Any:
 
 def write_json_atomic(path: Path, obj: object) -> None:
     """Write JSON so that a reader sees the old file or the whole new one; NaN is refused."""
-    data = (json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    write_text_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, so that a reader sees the old file or the whole new one."""
+    data = text.encode()
     temporary = path.with_name(partial_name(path.name))
     try:
         with disk_errors(path, len(data)):

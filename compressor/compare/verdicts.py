@@ -147,7 +147,7 @@ def compare_accuracy(
         candidate=names[0],
         baseline=names[1],
         metric=metric_name or metric.name,
-        word=_accuracy_word(better, allowed),
+        word=accuracy_word(better, allowed),
         difference=found.value,
         ci95=found.ci95,
         margin=allowed,
@@ -177,19 +177,23 @@ def compare_latency(
     found = speed_up(candidate_ns, baseline_ns, seed=seed)
     null_ratio = None if null_ns is None else speed_up(null_ns, baseline_ns, seed=seed).ratio
     noise = max(NOISE, 2 * abs(null_ratio - 1) if null_ratio is not None else 0.0)
-    word = Word.inconclusive
-    if found.ci95.low > 1 + noise:
-        word = Word.faster
-    elif found.ci95.high < 1 - noise:
-        word = Word.slower
-    elif found.ci90.low > 1 - SAME and found.ci90.high < 1 + SAME:
-        word = Word.equivalent
+    word = latency_word(found.ci95, found.ci90, noise)
     return LatencyVerdict(
         candidate=names[0], baseline=names[1], runtime=runtime, word=word, speed_up=found, null_ratio=null_ratio
     )
 
 
-def _accuracy_word(better: Interval, allowed: float) -> Word:
+def latency_word(ci95: Interval, ci90: Interval, noise: float) -> Word:
+    """Return the verdict on a speed-up from its intervals; ratios within `noise` of 1 are no difference."""
+    if ci95.low > 1 + noise:
+        return Word.faster
+    if ci95.high < 1 - noise:
+        return Word.slower
+    return Word.equivalent if ci90.low > 1 - SAME and ci90.high < 1 + SAME else Word.inconclusive
+
+
+def accuracy_word(better: Interval, allowed: float) -> Word:
+    """Return the verdict on a difference whose sign is turned so that more is better; `allowed` may be lost."""
     if better.low > 0:
         return Word.better
     if better.low > -allowed:
@@ -202,4 +206,12 @@ def points(value: float) -> str:
     return f"{value * 100:+.1f}"
 
 
-__all__ = ["AccuracyVerdict", "LatencyVerdict", "Word", "compare_accuracy", "compare_latency"]
+__all__ = [
+    "AccuracyVerdict",
+    "LatencyVerdict",
+    "Word",
+    "accuracy_word",
+    "compare_accuracy",
+    "compare_latency",
+    "latency_word",
+]

@@ -16,12 +16,12 @@ def printable(text: str, *, ascii_only: bool) -> str:
 
 def parameters(candidate: CandidateResult) -> str:
     """Parameters in millions."""
-    return _millions(candidate.parameters)
+    return millions(candidate.parameters)
 
 
 def non_zeros(candidate: CandidateResult) -> str:
     """Parameters that are not zero, in millions."""
-    return NOTHING if candidate.non_zeros is None else _millions(candidate.non_zeros)
+    return NOTHING if candidate.non_zeros is None else millions(candidate.non_zeros)
 
 
 def megabytes(size_bytes: int | None) -> str:
@@ -72,14 +72,6 @@ def detectable(found: Comparison | None) -> list[str]:
     if found is None or found.difference is None:
         return []
     return [f"finds from {found.detectable_difference * 100:.1f}"]
-
-
-def kept(result: RunResult, candidate: CandidateResult, name: str) -> str:
-    """Share of the teacher's value of a metric that a model keeps; nothing for the teacher, or beside a teacher at 0."""
-    ours, theirs = candidate.metrics.get(name), result.teacher.metrics.get(name)
-    if candidate is result.teacher or ours is None or theirs is None or not theirs.value:
-        return NOTHING
-    return f"{ours.value / theirs.value:.1%}"
 
 
 def latency(found: Latency | None) -> list[str]:
@@ -149,12 +141,16 @@ def label(candidate: CandidateResult) -> list[str]:
 
 def zeros(result: RunResult) -> list[str]:
     """One line for each candidate with many zeros: what they did, and what they could save."""
-    return [
-        f"{c.name}: {_zeros(c)} are zero; that alone changed neither the bytes nor the time; deflated it would take "
-        f"{megabytes(c.zipped_bytes)} MB"
-        for c in ordered(result)
-        if _zeros(c)
-    ]
+    return [f"{c.name}: {found}" for c in ordered(result) if (found := zeros_of(c))]
+
+
+def zeros_of(candidate: CandidateResult) -> str:
+    """What many zeros did, and what they could save; nothing where they are few."""
+    found = _zeros(candidate)
+    return found and (
+        f"{found} are zero; that alone changed neither the bytes nor the time; deflated it would take "
+        f"{megabytes(candidate.zipped_bytes)} MB"
+    )
 
 
 def _zeros(candidate: CandidateResult) -> str:
@@ -227,5 +223,6 @@ def _smaller(teacher: CandidateResult, candidate: CandidateResult) -> str:
     return f"It takes {candidate.size_bytes / teacher.size_bytes:.0%} of the teacher's bytes."
 
 
-def _millions(count: int) -> str:
+def millions(count: int) -> str:
+    """A count in millions."""
     return f"{count / 1e6:.1f}" if count >= 1e5 else f"{count / 1e6:.3f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,13 +12,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from compressor import assets
 from compressor.artifact import Blueprint
+from compressor.compare.runs import Rejected, Why, load_runs
+from compressor.compare.table import compare
 from compressor.config import RunConfig
 from compressor.errors import CompressorError
 from compressor.families import ffn_size_name
 from compressor.pipeline import Link, chain_name
-from compressor.report import cells, multi, terminal
+from compressor.report import cells, terminal
+from compressor.report.comparison import comparison
 from compressor.report.html import PAGE
 from compressor.report.verdict import headline
+from compressor.report.views import show, to_markdown
 from compressor.results import RunResult
 from compressor.tasks.data import TaskData
 from compressor.teacher import Teacher
@@ -127,11 +132,24 @@ class Screen:
         """Print why a cell could not be run."""
         self.console.print(f"{type(error).__name__}: {error}", highlight=False, markup=False, soft_wrap=True)
 
-    def cells(self, results: Mapping[str, RunResult], folder: Path) -> None:
-        """Print one table over the cells of a multirun, by label, and keep it as `comparison.md` beside them."""
+    def cells(self, results: Mapping[Path, RunResult], folder: Path) -> None:
+        """Print one table over the cells of a multirun, by folder, and keep it as `comparison.md` beside them.
+
+        It is read from the run folders; a cell that could not even leave a record is named by its status.
+        """
         self.rule(f"{len(results)} cells")
-        multi.print_results(results, self.console)
-        (folder / "comparison.md").write_text(multi.results_to_markdown(results), encoding="utf-8")
+        found = load_runs([path for path in results if path.is_dir()], needs_one=False)
+        told = [r.folder for r in found.rejected if r.why in (Why.failed, Why.skipped)]
+        recorded = {*told, *(run.folder for run in found.runs)}
+        lost = {
+            path.resolve(): Rejected(folder=path, name=path.name, why=Why.failed, reason=result.status)
+            for path, result in results.items()
+            if path.resolve() not in recorded
+        }
+        rejected = tuple(r for r in found.rejected if r.folder not in lost)
+        view = comparison(compare(replace(found, rejected=(*rejected, *lost.values()))))
+        show(view, self.console)
+        (folder / "comparison.md").write_text(to_markdown(view), encoding="utf-8")
         self.line("saved", str(folder))
 
 

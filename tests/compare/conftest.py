@@ -1,4 +1,4 @@
-"""`tests/prediction_tables.py`, for every test here."""
+"""The builders of prediction tables and of synthetic run folders, which lie a folder higher."""
 
 import sys
 from pathlib import Path

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from markdown_tables import assert_tables_are_whole
 from rich.console import Console
+from run_folders import Model, write_run, write_status
 from test_results import make_result
 
+from compressor.compare import compare, load_runs
+from compressor.report.comparison import comparison
 from compressor.report.markdown import to_markdown, write_markdown
-from compressor.report.multi import print_results, results_to_markdown
-from compressor.report.terminal import print_result, render
+from compressor.report.screen import Screen
+from compressor.report.terminal import print_result
+from compressor.report.terminal import render as render_result
+from compressor.report.views import Format, render
+from compressor.report.views import to_markdown as to_markdown_view
 from compressor.results import Percentile
 
 
 def test_three_runtimes_fit_into_100_columns_of_ascii() -> None:
-    text = render(make_result())
+    text = render_result(make_result())
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 100
     for found in (
@@ -37,12 +46,12 @@ def test_three_runtimes_fit_into_100_columns_of_ascii() -> None:
 
 
 def test_teacher_first_then_the_result_then_baselines() -> None:
-    text = render(make_result())
+    text = render_result(make_result())
     assert text.index("| teacher") < text.index("| distill") < text.index("| finetune")
 
 
 def test_one_plain_statement_for_each_candidate() -> None:
-    lines = render(make_result()).splitlines()
+    lines = render_result(make_result()).splitlines()
     said = [line for line in lines if line.startswith("Whether distill keeps")]
     assert len(said) == 1
     assert any("note: distill on openvino: RuntimeError" in line for line in lines)
@@ -57,7 +66,7 @@ def test_a_terminal_gets_the_same_numbers() -> None:
 @pytest.mark.parametrize("status", ["failed(MeasureError: it crashed)", "skipped(duplicate of 2)"])
 def test_a_run_without_candidates_shows_its_status(status: str) -> None:
     result = make_result(status=status, candidates=(), comparisons=())
-    assert status in render(result)
+    assert status in render_result(result)
     assert status in to_markdown(result)
 
 
@@ -71,7 +80,7 @@ def test_the_least_difference_stands_beside_each_difference() -> None:
 
 
 def test_the_terminal_tells_how_many_answers_changed() -> None:
-    text = " ".join(render(make_result()).split())
+    text = " ".join(render_result(make_result()).split())
     said = "distill and teacher give the same answer on 94.0% (92.9..94.9) of test (n=2,136): 51 gained, 77 lost, 0 otherwise"
     assert said in text
 
@@ -95,61 +104,92 @@ def test_odd_names_break_no_table() -> None:
     assert "<script>" not in text
     assert "\x1b" not in text
     assert "x\\|y \\`z\\`" in text
-    assert "\x1b" not in render(result)
+    assert "\x1b" not in render_result(result)
 
 
-def many() -> dict[str, object]:
-    return {
-        "student.layers=6": make_result(),
-        "student.layers=3": make_result(status="failed(TrainingError: the loss is not finite)", candidates=()),
-        "student.layers=6 seed=1": make_result(status="skipped(duplicate of 0)", candidates=()),
-    }
+def many(place: Path):
+    write_run(
+        place / "0", Model(speeds={"torch": 2.0, "onnxruntime": 1.9, "openvino": 0.0}), overrides=["seed=0", "a=1"]
+    )
+    write_status(place / "1", "failed(TrainingError: the loss is not finite)", ["seed=0", "a=2"])
+    write_status(place / "2", "skipped(duplicate of 0)", ["seed=0", "a=3"])
+    return comparison(compare(load_runs([place])))
 
 
-def test_many_runs_one_table() -> None:
-    out = io.StringIO()
-    print_results(many(), Console(file=out, width=100))
-    text = out.getvalue()
+def test_many_runs_one_table(tmp_path: Path) -> None:
+    text = render(many(tmp_path), Format.terminal)
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 100
-    assert "3 runs: 1 ok, 1 failed, 1 skipped" in text
-    assert "inconclusive" in text
+    assert "3 folders: 1 ok, 1 failed, 1 skipped" in text
     joined = " ".join(text.split())
-    assert "refused" in joined and "TrainingError" in joined
+    for found in ("refused", "1: failed(TrainingError: the loss is not finite)", "| 1: a=2", "worse", "x2.00",
+                  "(1.98..2.02)", "note: distill on openvino: no such operation"):  # fmt: skip
+        assert found in joined, found
+    assert "seed=0" not in text, "what every cell has in common tells nothing"
 
 
-def test_many_runs_as_markdown() -> None:
-    text = results_to_markdown(many())
-    assert len(text.splitlines()) == 2 + 3
+def test_many_runs_as_markdown(tmp_path: Path) -> None:
+    text = to_markdown_view(many(tmp_path))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4, "teacher, distill, failed, skipped"
     assert "skipped(duplicate of 0)" in text
-    header, first = (line.split(" | ") for line in (text.splitlines()[0], text.splitlines()[2]))
-    finished = next(r for r in many().values() if r.status == "ok")
-    ours = next(c for c in finished.candidates if c.role == "result").metrics["accuracy"].value
-    assert first[header.index("kept")] == f"{ours / finished.teacher.metrics['accuracy'].value * 100:.1f}%"
+    assert "kept 93.0%" in rows[3]
 
 
-def test_cells_that_differ_in_the_seed_alone_are_averaged() -> None:
-    result = make_result()
-    teacher, *others = result.candidates
-    shares = {0: 0.97, 1: 0.99, 2: 0.98}
-    runs = {}
-    for seed, share in shares.items():
-        value = replace(teacher.metrics["accuracy"], value=teacher.metrics["accuracy"].value * share)
-        found = [replace(c, metrics={**c.metrics, "accuracy": value}) if c.role == "result" else c for c in others]
-        runs[f"{seed}: tinybert_4l seed={seed}"] = replace(result, seed=seed, candidates=(teacher, *found))
-    half = 4.302653 * 0.01 / 3**0.5  # t with 2 degrees of freedom
-    expected = (
-        f"tinybert_4l keeps 98.0% of the teacher's accuracy (95 % CI over 3 seeds {0.98 - half:.1%} to {0.98 + half:.1%}; "
-        "seed 0 97.0%, seed 1 99.0%, seed 2 98.0%)"
-    )
-    assert f"- {expected}" in results_to_markdown(runs)
-    assert "keeps" not in results_to_markdown({"only": result})
+def test_seeds_are_averaged_and_all_shown(tmp_path: Path) -> None:
+    rights = {0: 300, 1: 330, 2: 318}
+    for seed, right in rights.items():
+        write_run(tmp_path / str(seed), Model(right=right), seed=seed)
+    shares = [right / 344 for right in rights.values()]
+    mean, half = sum(shares) / 3, 4.302653 * np.std(shares, ddof=1) / 3**0.5  # t with 2 degrees of freedom
+    text = to_markdown_view(comparison(compare(load_runs([tmp_path]))))
+    each = ", ".join(f"seed {seed} {right / 344:.1%}" for seed, right in rights.items())
+    assert (
+        f"- distill keeps {mean:.1%} of the teacher's accuracy (95 % CI over 3 seeds {mean - half:.1%} to {mean + half:.1%}; "
+        f"{each})\n"
+    ) in text
 
 
-def test_no_run_at_all_is_an_empty_table() -> None:
+def test_a_cell_without_a_record_is_named_all_the_same(tmp_path: Path) -> None:
     out = io.StringIO()
-    print_results({}, Console(file=out, width=100))
-    assert "0 runs" in out.getvalue()
+    done, lost = write_run(tmp_path / "0", Model()), tmp_path / "1"
+    failed = make_result(status="failed(StoreError: disk full)", candidates=(), comparisons=())
+    Screen(Console(file=out, width=100)).cells({done: make_result(), lost: failed}, tmp_path)
+    for text in (out.getvalue(), (tmp_path / "comparison.md").read_text()):
+        assert "disk full" in text and "distill" in text
+
+
+def test_no_finished_cell_at_all_is_a_table_of_failures(tmp_path: Path) -> None:
+    write_status(tmp_path / "1", "failed(TrainingError: the loss is not finite)")
+    text = render(comparison(compare(load_runs([tmp_path], needs_one=False))), Format.terminal)
+    assert "1 folder: 0 ok, 1 failed" in text
+
+
+def test_formulas_and_markup_in_names_are_disarmed(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model(methods=(("=cmd|'x'!A1", {}), ("<b>`|", {}))))
+    write_run(tmp_path / "b", Model(methods=(("+sum", {"x": -1.5}),)))
+    view = comparison(compare(load_runs([tmp_path])))
+    rows = list(csv.reader(io.StringIO(render(view, Format.csv))))
+    names = [row[0] for row in rows[1:]]
+    assert names == ["teacher", "'=cmd|'x'!A1+<b>`|", "'+sum"]
+    assert len({len(row) for row in rows}) == 1
+    difference = rows[0].index("rotten_tomatoes accuracy difference")
+    assert float(rows[2][difference]) == pytest.approx(-0.06), "a number is none"
+    text = render(view, Format.markdown)
+    assert "<b>" not in text and "\\|" in text
+    assert len({line.count("|") - line.count("\\|") for line in text.splitlines() if line.startswith("|")}) == 1
+
+
+def test_json_says_null_where_nothing_is_known(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model(memory=None, speeds={"torch": 0.0}))
+    write_status(tmp_path / "b", "failed(x)")
+    values = json.loads(render(comparison(compare(load_runs([tmp_path]))), Format.json))
+    ours = values["candidates"][1]
+    assert ours["peak_memory_bytes"] is None and ours["macro_kept"] is None
+    assert ours["speed"][0]["p50_ms"] is None and ours["speed"][0]["refusals"] == ["no such operation"]
+    assert ours["quality"]["rotten_tomatoes"]["score"]["value"] == 0.8
+    assert ours["options"]["method.distill.temperature"] == 2.0
+    assert values["rejected"][0]["why"] == "failed"
 
 
 def sparse(**changes: object) -> object:
@@ -165,17 +205,20 @@ def test_many_zeros_are_said_to_have_changed_nothing() -> None:
         "deflated it would take 43.3 MB"
     )
     result = sparse(encoder_zero_share=0.6123, zipped_bytes=43_330_667)
-    assert f"note: {told}" in " ".join(render(result).split())
+    assert f"note: {told}" in " ".join(render_result(result).split())
     text = to_markdown(result)
     assert f"- {told}" in text
     header = next(line for line in text.splitlines() if line.startswith("| model"))
     row = next(line for line in text.splitlines() if line.startswith("| distill"))
     found = dict(zip(header.split(" | "), row.split(" | "), strict=True))
     assert (found["weights deflated MB"], found["non-zero M"]) == ("43.3", "22.7")
-    out = io.StringIO()
-    print_results({"a cell": result}, Console(file=out, width=100))
-    assert f"note: a cell: {told}" in " ".join(out.getvalue().split())
-    assert f"\n- a cell: {told}\n" in results_to_markdown({"a cell": result})
+
+
+def test_many_zeros_are_told_of_in_the_table_of_many_runs(tmp_path: Path) -> None:
+    candidates = sparse(encoder_zero_share=0.6123, zipped_bytes=43_330_667).candidates
+    write_run(tmp_path / "a", Model(), changes={"candidates": candidates})
+    text = to_markdown_view(comparison(compare(load_runs([tmp_path]))))
+    assert text.count("- note: distill: 61% of the encoder's weights are zero") == 1
 
 
 @pytest.mark.parametrize(
@@ -188,7 +231,7 @@ def test_many_zeros_are_said_to_have_changed_nothing() -> None:
     ],
 )
 def test_few_or_unknown_zeros_need_no_word(changes: dict[str, object], told: bool) -> None:
-    text = " ".join(render(sparse(**changes)).split())
+    text = " ".join(render_result(sparse(**changes)).split())
     assert ("69% of its weights are zero" in text) == told
     assert ("are zero" in text) == told
 
@@ -201,7 +244,7 @@ def test_a_noisy_machine_and_the_percentiles_are_told() -> None:
     teacher = replace(result.candidates[0], latency=(noisy, *result.candidates[0].latency[1:]))
     result = replace(result, candidates=(teacher, *result.candidates[1:]))
     told = f"the timing on {noisy.runtime} is doubtful: the host took 5% away"
-    assert told in " ".join(render(result).split())
+    assert told in " ".join(render_result(result).split())
     text = to_markdown(result)
     assert told in text and "p90 12.50, p99 needs 662 calls" in text
-    assert "doubtful" not in render(make_result())
+    assert "doubtful" not in render_result(make_result())

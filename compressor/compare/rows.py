@@ -1,0 +1,236 @@
+"""One candidate's numbers: its quality on each task and its speed in each setting, from one run or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compressor.compare.candidates import TEACHER, Arm, Candidate
+from compressor.compare.conditions import Conditions, Machine, software
+from compressor.compare.ranking import Mark
+from compressor.compare.statistics import Interval
+from compressor.compare.values import Value, exact, interval_at, over_runs, over_seeds
+from compressor.compare.verdicts import MARGIN, NOISE, accuracy_word, latency_word
+from compressor.results import Comparison, Latency
+
+OTHER_EXAMPLES = "other examples"
+SpeedKey = tuple[str, str, Conditions]  # task, runtime, conditions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityCell:
+    """A candidate's metric on one task.
+
+    Attributes:
+        score: The metric, over the seeds.
+        higher_is_better: Its direction.
+        kept: Share of the teacher's value of the same run; None for a teacher, or beside one that is not above 0.
+        difference: From the teacher of the same run, paired by example; None for a teacher.
+        verdict: On that difference.
+        detectable: The smallest difference that would be found with 80 % power.
+        mark: Whether it is the best, or cannot be told from the best.
+        remark: Why it is not ranked.
+    """
+
+    score: Value
+    higher_is_better: bool
+    kept: Value | None = None
+    difference: Value | None = None
+    verdict: str | None = None
+    detectable: float | None = None
+    mark: Mark | None = None
+    remark: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedCell:
+    """A candidate's speed in one setting.
+
+    Attributes:
+        p50_ms: Median call of each run as (seed, milliseconds), pooled with an interval; compared with no other run's.
+        speed_up: Ratio to the teacher that was interleaved in the same run; None for a teacher, or one that was refused.
+        verdict: On the ratio.
+        null_ratio: Of the null arm that strayed furthest from 1: the instrument's own error.
+        refusals: The runtime's words, where it did not take the candidate.
+        mark: Whether it is the fastest, or cannot be told from the fastest.
+    """
+
+    p50_ms: Value | None
+    speed_up: Value | None = None
+    verdict: str | None = None
+    null_ratio: float | None = None
+    refusals: tuple[str, ...] = ()
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One candidate.
+
+    Attributes:
+        candidate: What it is, and its runs.
+        parameters: Parameters; a mean where seeds differ.
+        size_bytes: Bytes of the artifact as shipped.
+        peak_memory_bytes: Never ranked, for nothing is known about its error.
+        training_seconds: Of its own chain; never ranked, for machines and loads differ.
+        quality: Its cell of each task.
+        speed: Its cell of each setting, by task and the setting's label.
+        macro_kept: Mean over the tasks of what it keeps; None with fewer than two tasks, or where it lacks one.
+        marks: Of the columns `parameters` and `size_bytes`.
+    """
+
+    candidate: Candidate
+    parameters: Value
+    size_bytes: Value
+    peak_memory_bytes: Value | None
+    training_seconds: Value | None
+    quality: Mapping[str, QualityCell]
+    speed: Mapping[tuple[str, str], SpeedCell]
+    macro_kept: float | None = None
+    marks: Mapping[str, Mark] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return self.candidate.label
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether others are compared with it; a teacher is no winner of a column."""
+        return self.candidate.role == TEACHER
+
+
+def make_row(candidate: Candidate, metrics: Mapping[str, str], speed: Mapping[tuple[str, str], SpeedCell]) -> Row:
+    """Return a candidate's row without marks; `metrics` names each task's column."""
+    quality = {t: cell for t, m in metrics.items() if (cell := quality_cell(candidate, t, m)) is not None}
+    first = candidate.on(next(t for t in metrics if candidate.on(t)))  # the head differs between tasks
+    kept = [cell.kept.value for cell in quality.values() if cell.kept is not None]
+    memory = [(a.seed, float(a.result.peak_memory_bytes)) for a in first if a.result.peak_memory_bytes is not None]
+    seconds = [(a.seed, sum(step.seconds for step in a.result.lineage)) for a in first if a.result.lineage]
+    return Row(
+        candidate=candidate,
+        parameters=_count([(a.seed, float(a.result.parameters)) for a in first]),
+        size_bytes=_count([(a.seed, float(a.result.size_bytes)) for a in first]),
+        peak_memory_bytes=over_seeds(memory, [None] * len(memory)) if memory else None,
+        training_seconds=over_seeds(seconds, [None] * len(seconds)) if seconds else None,
+        quality=quality,
+        speed=speed,
+        macro_kept=sum(kept) / len(kept) if len(kept) == len(metrics) > 1 else None,
+    )
+
+
+def quality_cell(candidate: Candidate, task: str, metric: str) -> QualityCell | None:
+    """Return a candidate's metric on a task; None where it has none."""
+    arms = candidate.scored(task, metric)
+    if not arms:
+        return None
+    found = [arm.result.metrics[metric] for arm in arms]
+    score = over_seeds(
+        [(a.seed, m.value) for a, m in zip(arms, found, strict=True)], [Interval(*m.ci95) for m in found]
+    )
+    higher = found[0].higher_is_better
+    verdicts = [next((c for c in a.against(a.teacher.name) if c.metric == metric), None) for a in arms]
+    known = [(a, c) for a, c in zip(arms, verdicts, strict=True) if c is not None and c.difference is not None]
+    if candidate.role == TEACHER or len(known) < len(arms):
+        return QualityCell(score=score, higher_is_better=higher)
+    difference = over_seeds([(a.seed, c.difference or 0.0) for a, c in known], [Interval(*c.ci95) for _, c in known])
+    bases = [a.teacher.metrics[metric].value for a, _ in known]
+    word, detectable = _quality_verdict(difference, sum(bases) / len(bases), higher, [c for _, c in known])
+    return QualityCell(
+        score=score,
+        higher_is_better=higher,
+        kept=_kept(arms, metric, [c for _, c in known]) if min(bases) > 0 else None,
+        difference=difference,
+        verdict=word,
+        detectable=detectable,
+    )
+
+
+def speed_cells(candidate: Candidate) -> dict[SpeedKey, SpeedCell]:
+    """Return a candidate's speed under all conditions that it was timed under."""
+    groups: dict[SpeedKey, list[tuple[Arm, Latency]]] = {}
+    for arm in candidate.arms:
+        for timed in arm.result.latency:
+            key = arm.run.result.task, timed.runtime, conditions_of(arm, timed)
+            groups.setdefault(key, []).append((arm, timed))
+    return {key: _speed_cell(entries) for key, entries in groups.items()}
+
+
+def conditions_of(arm: Arm, timed: Latency) -> Conditions:
+    """Return what another latency must share with this one to be compared with it.
+
+    A teacher counts as the same when recipe and size are: its weights, which the seed moves, do not change its speed.
+    """
+    environment = arm.run.result.environment
+    return Conditions(
+        machine=Machine.of(environment, arm.run.name),
+        protocol=str(environment.get("protocol", f"unknown, of {arm.run.name}")),
+        software=software(environment),
+        threads=timed.threads,
+        batch_size=timed.batch_size,
+        teacher=f"{arm.teacher_recipe}, {arm.teacher.parameters:,} parameters",
+    )
+
+
+def _speed_cell(entries: Sequence[tuple[Arm, Latency]]) -> SpeedCell:
+    refusals = tuple(dict.fromkeys(timed.refusal for _, timed in entries if timed.refusal))
+    calls = [(a, t, t.latency_ms_p50) for a, t in entries if t.latency_ms_p50]
+    if not calls:
+        return SpeedCell(p50_ms=None, refusals=refusals)
+    p50 = over_runs(
+        [(a.seed, ms) for a, _, ms in calls], [None if t.ci95 is None else Interval(*t.ci95) for _, t, _ in calls]
+    )
+    compared = [
+        (arm, found)
+        for arm, timed, _ in calls
+        for found in arm.against(arm.teacher.name)
+        if found.runtime == timed.runtime and found.ratio
+    ]
+    if not compared:
+        return SpeedCell(p50_ms=p50, refusals=refusals)
+    ratio = over_runs([(a.seed, c.ratio or 1.0) for a, c in compared], [Interval(*c.ci95) for _, c in compared])
+    nulls = [c.null_ratio for _, c in compared if c.null_ratio is not None]
+    null = max(nulls, key=lambda n: abs(n - 1), default=None)
+    word = compared[0][1].verdict if len(compared) == 1 else ratio_word(ratio, null)
+    return SpeedCell(p50_ms=p50, speed_up=ratio, verdict=word, null_ratio=null, refusals=refusals)
+
+
+def ratio_word(ratio: Value, null_ratio: float | None = None) -> str | None:
+    """Return the verdict on a ratio of speeds; None where nothing is known of its error."""
+    narrow = interval_at(ratio, 0.90)
+    if ratio.ci95 is None or narrow is None:
+        return None
+    noise = max(NOISE, abs(null_ratio - 1) if null_ratio is not None else 0.0)
+    return latency_word(ratio.ci95, narrow, noise).value
+
+
+def _quality_verdict(
+    difference: Value, base: float, higher: bool, compared: Sequence[Comparison]
+) -> tuple[str | None, float | None]:
+    """Return verdict and smallest difference that can be found: the run's own, or over the seeds."""
+    if len(compared) == 1:
+        return compared[0].verdict, compared[0].detectable_difference
+    if difference.ci95 is None:
+        return None, None
+    found = difference.ci95 if higher else Interval(-difference.ci95.high, -difference.ci95.low)
+    word = accuracy_word(found, MARGIN * abs(base)).value
+    if difference.freedom is None:
+        return word, max(c.detectable_difference for c in compared)
+    from scipy.stats import t
+
+    wide, power = (float(t.ppf(q, difference.freedom)) for q in (0.975, 0.8))
+    return word, (difference.half or 0.0) / wide * (wide + power)
+
+
+def _kept(arms: Sequence[Arm], metric: str, compared: Sequence[Comparison]) -> Value:
+    """Return the share of the teacher's value; the interval of one run is its paired difference's, around 1."""
+    shares, intervals = [], []
+    for arm, found in zip(arms, compared, strict=True):
+        base = arm.teacher.metrics[metric].value
+        shares.append((arm.seed, arm.result.metrics[metric].value / base))
+        intervals.append(Interval(1 + found.ci95[0] / base, 1 + found.ci95[1] / base))
+    return over_seeds(shares, intervals)
+
+
+def _count(each: Sequence[tuple[int, float]]) -> Value:
+    return exact(each[0][1]) if len({value for _, value in each}) == 1 else over_seeds(each, [None] * len(each))

@@ -1,0 +1,193 @@
+"""Finding and reading run folders. What is no run, or cannot be used, is kept with its reason and never dropped."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from compressor import commit
+from compressor.errors import StoreError
+from compressor.results import OK, SCHEMA_VERSION, RunResult
+
+_RESULT, _SETTINGS = "result.json", "run.yaml"
+_PARTIAL = ".partial-"  # in the name of a run folder in the making
+
+
+class Why(StrEnum):
+    """Why a folder is not compared."""
+
+    failed = "failed"
+    skipped = "skipped"
+    unfinished = "unfinished"
+    damaged = "damaged"
+    other_schema = "other schema"
+    copy = "copy"
+    no_run = "no run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A folder that is not compared; `overrides` are what was typed, where a run says so."""
+
+    folder: Path
+    name: str
+    why: Why
+    reason: str
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A finished run: what it found, and the settings it was started with."""
+
+    folder: Path
+    name: str  # below the folder that was given
+    result: RunResult
+    config: Mapping[str, Any]
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """Everything that was found below the given folders, in natural order."""
+
+    runs: tuple[Run, ...]
+    rejected: tuple[Rejected, ...] = ()
+
+
+def load_runs(folders: Sequence[str | Path], *, verify: bool = False, needs_one: bool = True) -> Runs:
+    """Read every run folder at or below the given ones.
+
+    Args:
+        folders: Run folders, folders of a sweep, or anything above them. Links below them are not followed.
+        verify: Compare the hash of every file with the manifest; otherwise presence and sizes only.
+        needs_one: Whether it is an error that no run can be used.
+
+    Raises:
+        StoreError: A given folder does not exist, or none holds a run that can be used.
+    """
+    runs: list[Run] = []
+    rejected: list[Rejected] = []
+    seen: dict[Path, None] = {}
+    prints: dict[tuple[Any, ...], str] = {}
+    for given in map(Path, folders):
+        if not given.is_dir():
+            raise StoreError(f"{given} is no folder", allowed="run folders, or folders that hold some")
+        found, others = _walk(given.resolve(), given.resolve())
+        rejected += [o for o in others if o.folder not in seen]
+        seen |= dict.fromkeys(o.folder for o in others)
+        for folder in found:
+            if folder in seen:
+                continue
+            seen[folder] = None
+            read = _read(folder, _name(folder, given.resolve()), deep=verify)
+            if isinstance(read, Run):
+                # The seconds are those of one run to the nanosecond: nothing but a copy has the same.
+                mark = (read.result.run_key, read.result.seconds_total, read.result.task, read.result.seed)
+                if mark in prints:
+                    read = _reject(folder, read.name, Why.copy, f"the same run as {prints[mark]}")
+                else:
+                    prints[mark] = read.name
+            (runs if isinstance(read, Run) else rejected).append(read)  # type: ignore[arg-type]
+    if needs_one and not runs:
+        reasons = "; ".join(f"{r.name}: {r.reason}" for r in rejected[:5])
+        raise StoreError(
+            f"no run to compare in {', '.join(map(str, folders)) or 'no folder'}"
+            + (f" ({reasons})" if reasons else ""),
+            allowed="folders with a manifest.json and a result.json, as every finished run leaves one",
+        )
+    return Runs(runs=tuple(runs), rejected=tuple(rejected))
+
+
+def _walk(folder: Path, given: Path) -> tuple[list[Path], list[Rejected]]:
+    """Return the run folders at or below, and what is none; a tree without any is named once, at its top."""
+    if (folder / _RESULT).is_file() or (folder / commit.MANIFEST).is_file():
+        return [folder], []
+    name = _name(folder, given)
+    if folder.name.startswith(".") and folder != given:
+        partial = _PARTIAL in folder.name
+        why, reason = (Why.unfinished, "still running, or killed") if partial else (Why.no_run, "hidden")
+        return [], [_reject(folder, name, why, reason)]
+    try:
+        with os.scandir(folder) as entries:
+            below = sorted((Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)), key=_natural)
+    except OSError as error:
+        return [], [_reject(folder, name, Why.damaged, f"cannot be read: {error.strerror}")]
+    found: list[Path] = []
+    others: list[Rejected] = []
+    for child in below:
+        more, rest = _walk(child, given)
+        found += more
+        others += rest
+    if not found and all(o.why is Why.no_run for o in others):
+        reason = "no run folder in it" if below or any(folder.iterdir()) else "empty"
+        return [], [_reject(folder, name, Why.no_run, reason)]
+    return found, others
+
+
+def _read(folder: Path, name: str, *, deep: bool) -> Run | Rejected:
+    if not (folder / _RESULT).is_file():
+        return _reject(folder, name, Why.no_run, f"it holds a manifest and no {_RESULT}")
+    try:
+        commit.verify(folder, deep=deep)
+        data = commit.read_json(folder / _RESULT)
+        version = data.get("schema_version") if isinstance(data, Mapping) else None
+        if type(version) is int and version != SCHEMA_VERSION:
+            reason = f"{_RESULT} has schema_version {version}, this version reads {SCHEMA_VERSION}"
+            return _reject(folder, name, Why.other_schema, reason)
+        result = RunResult.from_json(data)
+        if result.status != OK:
+            why = Why.skipped if result.status.startswith("skipped") else Why.failed
+            return replace(_reject(folder, name, why, result.status), overrides=_typed(_yaml(folder / _SETTINGS)))
+        if not result.candidates or result.teacher.role != "teacher":
+            raise StoreError(f"{_RESULT} does not begin with a teacher")
+        config, overrides = _settings(folder / _SETTINGS)
+    except (StoreError, OSError) as error:
+        text = error.got if isinstance(error, StoreError) else str(error)
+        return _reject(folder, name, Why.damaged, text.removeprefix(f"{folder} is damaged or incomplete: "))
+    return Run(folder=folder, name=name, result=result, config=config, overrides=overrides)
+
+
+def _settings(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Return the typed settings of a run as plain values, and what was typed."""
+    read = _yaml(path)
+    config = read.get("config")
+    sections = ("teacher", "task", "student", "train")
+    if not isinstance(config, Mapping) or not all(isinstance(config.get(s), Mapping) for s in sections):
+        raise StoreError(f"{path.name} lacks config.{', config.'.join(sections)}")
+    return config, _typed(read)
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        # The C parser takes a seventh of the time, which is most of reading a run.
+        read = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError) as error:
+        raise StoreError(f"{path.name} is not valid YAML: {str(error).splitlines()[0]}") from error
+    return read if isinstance(read, Mapping) else {}
+
+
+def _typed(read: Mapping[str, Any]) -> tuple[str, ...]:
+    typed = read.get("overrides")
+    return tuple(map(str, typed)) if isinstance(typed, list) else ()
+
+
+def _reject(folder: Path, name: str, why: Why, reason: str) -> Rejected:
+    return Rejected(folder=folder, name=name, why=why, reason=" ".join(reason.split()))
+
+
+def _name(folder: Path, given: Path) -> str:
+    return folder.name if folder == given else folder.relative_to(given).as_posix()
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """Order 2 before 10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(1, int(p), p) if p.isdecimal() else (0, 0, p) for p in parts]

@@ -1,0 +1,107 @@
+"""The command `python -m compressor.compare`: read run folders, answer one question, print or write the answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from compressor import commit
+from compressor.compare.choice import Want, pick
+from compressor.compare.contrast import diff
+from compressor.compare.front import pareto
+from compressor.compare.runs import Runs, load_runs
+from compressor.compare.table import Table, compare
+from compressor.errors import CompressorError, ConfigError, StoreError
+from compressor.report.answers import answer_view, contrast_view, front_view
+from compressor.report.comparison import comparison
+from compressor.report.comparison_data import reason
+from compressor.report.views import Format, View, render, show
+
+_EXAMPLES = """\
+examples:
+  python -m compressor.compare multirun/gallery                             the table
+  python -m compressor.compare multirun/gallery --pareto
+  python -m compressor.compare multirun/gallery --pick smallest --within 1.0
+  python -m compressor.compare multirun/gallery --pick accurate --under-ms 3 --runtime onnxruntime
+  python -m compressor.compare outputs from_elsewhere --diff distill_6l tinybert_6l
+  python -m compressor.compare multirun/gallery --format csv --out gallery.csv
+"""
+_BOUNDS = ("within", "keep", "under_ms", "under_mb", "runtime")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and leave with the documented exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        runs = _answer(options)
+    except CompressorError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:
+        sys.stderr.close()  # a pager that was closed is no failure
+        raise SystemExit(0) from None
+    if options.strict and runs.rejected:
+        print(f"{len(runs.rejected)} folders could not be compared (--strict)", file=sys.stderr)
+        raise SystemExit(StoreError.exit_code)
+
+
+def _answer(options: argparse.Namespace) -> Runs:
+    unread = [name for name in _BOUNDS if getattr(options, name) is not None]
+    if unread and options.pick is None:
+        raise ConfigError(f"--{unread[0].replace('_', '-')} without --pick", hint=f"--pick {Want.smallest}")
+    if options.task is not None and options.pick is None:
+        raise ConfigError("--task without --pick", hint=f"--pick {Want.smallest}")
+    runs = load_runs(options.folders, verify=options.verify)
+    view = _view(compare(runs, metric=options.metric), options)
+    form = Format(options.format)
+    if options.out is not None:
+        try:
+            commit.write_text_atomic(options.out, render(view, form))
+        except OSError as error:
+            raise StoreError(f"--out {options.out} cannot be written: {error.strerror}") from error
+    elif form is Format.terminal:
+        show(view)
+    else:
+        sys.stdout.write(render(view, form))
+    if options.pick or options.diff or options.pareto:  # the table names them itself
+        for rejected in runs.rejected:
+            print(f"not compared: {rejected.name}: {reason(rejected)}", file=sys.stderr)
+    return runs
+
+
+def _view(table: Table, options: argparse.Namespace) -> View:
+    if options.pick is not None:
+        bounds = {name: getattr(options, name) for name in _BOUNDS}
+        return answer_view(pick(table, options.pick, **bounds, task=options.task))
+    if options.diff is not None:
+        return contrast_view(diff(table, *options.diff))
+    return front_view(pareto(table)) if options.pareto else comparison(table)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m compressor.compare",
+        description="Compare the runs in folders, from this machine and others: what may be compared, and nothing else.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
+    parser.add_argument("--metric", help="metric of the columns, e.g. accuracy@vader (default: each task's first)")
+    parser.add_argument("--verify", action="store_true", help="compare the hash of every file")
+    parser.add_argument("--strict", action="store_true", help="exit with 7 if any folder could not be compared")
+    parser.add_argument("--format", choices=[f.value for f in Format], default=Format.terminal.value)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--pareto", action="store_true", help="quality against bytes and against speed-ups")
+    asked.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two candidates side by side")
+    asked.add_argument("--pick", choices=[w.value for w in Want], help="the one candidate to take")
+    bounds = parser.add_argument_group("bounds of --pick")
+    bounds.add_argument("--within", type=float, metavar="POINTS", help="points that may be lost against the teacher")
+    bounds.add_argument("--keep", type=float, metavar="SHARE", help="share of the teacher's metric to keep, e.g. 0.99")
+    bounds.add_argument("--under-ms", type=float, metavar="MS", help="median call at batch size of the run")
+    bounds.add_argument("--under-mb", type=float, metavar="MB", help="bytes as shipped, MB of 10^6")
+    bounds.add_argument("--runtime", help="runtime of fastest and --under-ms, or a column's label such as torch@B")
+    bounds.add_argument("--task", help="needed where runs of several tasks are compared")
+    return parser

@@ -1,0 +1,147 @@
+"""One grid with lines around it, shown on a terminal, as Markdown, as CSV or as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.report import cells
+from compressor.report.markup import inline
+from compressor.report.markup import table as markdown_table
+from compressor.report.terminal import WIDTH
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Cell = str | int | float | None
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
+
+
+class Format(StrEnum):
+    """How a view is written."""
+
+    terminal = "terminal"
+    markdown = "markdown"
+    csv = "csv"
+    json = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What is shown.
+
+    Attributes:
+        title: Heading; empty for none.
+        header: Names of the grid's columns; a line break stays one on the terminal.
+        rows: Its cells, each of some lines.
+        lines: Sentences after the grid.
+        flat_header: Columns of the CSV file.
+        flat_rows: Its rows, numbers as numbers and None for what is not known.
+        values: Everything, as plain JSON values.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Sequence[str]]]
+    lines: Sequence[str]
+    flat_header: Sequence[str]
+    flat_rows: Sequence[Sequence[Cell]]
+    values: Mapping[str, Any]
+
+
+def render(view: View, form: Format) -> str:
+    """Return a view as text; the terminal's is plain ASCII."""
+    if form is Format.terminal:
+        from rich.console import Console
+
+        text = io.StringIO()
+        show(view, Console(file=text, width=WIDTH))
+        return text.getvalue()
+    return {Format.markdown: to_markdown, Format.csv: to_csv, Format.json: to_json}[form](view)
+
+
+def show(view: View, console: Console | None = None) -> None:
+    """Print a view; lines are ASCII where the console is no terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = console or Console()
+    plain = not console.is_terminal
+    if plain:
+        console = Console(file=console.file, width=max(WIDTH, console.width), no_color=True, highlight=False)
+
+    def say(text: str) -> None:
+        console.print(cells.printable(text, ascii_only=plain), markup=False, highlight=False)
+
+    if view.title:
+        say(view.title)
+    if view.rows:
+        table = Table(box=box.ASCII if plain else box.ROUNDED, show_lines=True)
+        whole = _numbers_fit(view, console.width)  # labels are folded, and numbers only where there is no other way
+        for i, name in enumerate(view.header):
+            table.add_column(
+                Text(cells.printable(name, ascii_only=plain)),
+                justify="right" if i else "left",
+                overflow="fold",
+                no_wrap=whole and i > 0,
+            )
+        for row in view.rows:
+            table.add_row(*(Text(cells.printable("\n".join(cell), ascii_only=plain)) for cell in row))
+        console.print(table)
+    for line in view.lines:
+        say(line)
+
+
+def _numbers_fit(view: View, width: int) -> bool:
+    """Tell whether all columns but the first fit beside a label of twelve letters."""
+    columns = zip(*([name.split("\n") for name in view.header], *view.rows), strict=True)
+    needed = [max((len(line) for cell in column for line in cell), default=0) + 3 for column in columns]
+    return sum(needed[1:]) + 12 + 4 <= width
+
+
+def to_markdown(view: View) -> str:
+    """Return a heading, a table and a list; nothing in a cell is markup."""
+    lines = [f"# {inline(view.title)}", ""] if view.title else []
+    if view.rows:
+        header = [name.replace("\n", ", ") for name in view.header]
+        lines += [*markdown_table(header, [[" ".join(cell) for cell in row] for row in view.rows]), ""]
+    return "\n".join([*lines, *(f"- {inline(line)}" for line in view.lines)]).rstrip("\n") + "\n"
+
+
+def to_csv(view: View) -> str:
+    """Return the flat rows; texts that a spreadsheet would run as a formula are led by an apostrophe."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_safe(name) for name in view.flat_header])
+    writer.writerows([[_safe(cell) for cell in row] for row in view.flat_rows])
+    return text.getvalue()
+
+
+def to_json(view: View) -> str:
+    """Return all values; a number that is not finite is an error of ours."""
+    return json.dumps(view.values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def plain(value: object) -> Any:
+    """Return a frozen value and all in it as plain JSON values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, StrEnum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
+
+
+def _safe(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

@@ -1,0 +1,132 @@
+"""Finding run folders: every one is found, and what is none or cannot be used is named with its reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from run_folders import Model, write_run, write_status
+
+from compressor import commit
+from compressor.compare import load_runs
+from compressor.errors import StoreError
+
+
+def rejected(found) -> dict[str, tuple[str, str]]:
+    return {r.name: (r.why.value, r.reason) for r in found.rejected}
+
+
+def test_runs_are_found_below_sweep_folders_in_natural_order(tmp_path: Path) -> None:
+    for name in ("sweep/10", "sweep/2", "other/deep/er"):
+        write_run(tmp_path / name, Model())
+    assert [r.name for r in load_runs([tmp_path]).runs] == ["other/deep/er", "sweep/2", "sweep/10"]
+    assert [r.name for r in load_runs([tmp_path / "sweep" / "2"]).runs] == ["2"]
+
+
+def test_a_folder_given_twice_is_read_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model())
+    found = load_runs([tmp_path, tmp_path / "a", tmp_path])
+    assert (len(found.runs), len(found.rejected)) == (1, 0)
+
+
+def test_a_copy_is_no_second_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model())
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    found = load_runs([tmp_path])
+    assert [r.name for r in found.runs] == ["a"]
+    assert rejected(found) == {"b": ("copy", "the same run as a")}
+
+
+def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path / "good", Model())
+    write_status(tmp_path / "failed", "failed(MeasureError: it crashed)", ["seed=1"])
+    write_status(tmp_path / "skipped", "skipped(duplicate of 0)")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes" / "deep").mkdir(parents=True)
+    (tmp_path / "notes" / "deep" / "a.txt").write_text("x")
+    (tmp_path / ".x.partial-h-b-1-2").mkdir()
+    (write_run(tmp_path / "torn", Model()) / "report.md").unlink()
+    (write_run(tmp_path / "no_manifest", Model()) / "manifest.json").unlink()
+    (write_run(tmp_path / "extra", Model()) / "more.txt").write_text("x")
+    with commit.partial_folder(tmp_path / "model") as partial:
+        (partial / "config.json").write_text("{}")
+    found = load_runs([tmp_path])
+    assert [r.name for r in found.runs] == ["good"]
+    reasons = rejected(found)
+    assert {name: why for name, (why, _) in reasons.items()} == {
+        "failed": "failed", "skipped": "skipped", "empty": "no run", "notes": "no run", ".x.partial-h-b-1-2": "unfinished",
+        "torn": "damaged", "no_manifest": "damaged", "extra": "damaged", "model": "no run",
+    }  # fmt: skip
+    assert reasons["failed"][1] == "failed(MeasureError: it crashed)"
+    assert next(r for r in found.rejected if r.name == "failed").overrides == ("seed=1",)
+    assert reasons["torn"][1] == "report.md is missing"
+    assert "manifest.json is missing" in reasons["no_manifest"][1]
+    assert "more.txt" in reasons["extra"][1]
+
+
+def rewrite(folder: Path, name: str, text: str) -> Path:
+    """Change a file of a run and its manifest with it, as a program would that writes such a file."""
+    other = folder.with_name("rewritten")
+    with commit.partial_folder(other) as partial:
+        for path in folder.iterdir():
+            if path.name not in ("manifest.json", name):
+                (shutil.copytree if path.is_dir() else shutil.copy)(path, partial / path.name)
+        (partial / name).write_text(text)
+    shutil.rmtree(folder)
+    return other
+
+
+@pytest.mark.parametrize(
+    ("changes", "why", "reason"),
+    [
+        ({"schema_version": 1}, "other schema", "schema_version 1"),
+        ({"schema_version": 99}, "other schema", "schema_version 99"),
+        ({"schema_version": None}, "damaged", "schema_version None"),
+        ({"candidates": []}, "damaged", "teacher"),
+        ({"seconds_total": float("nan")}, "damaged", "seconds_total"),
+        ({"surplus": 1}, "damaged", "surplus"),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_named(tmp_path: Path, changes: dict, why: str, reason: str) -> None:
+    folder = write_run(tmp_path / "a", Model())
+    data = json.loads((folder / "result.json").read_text()) | changes
+    rewrite(folder, "result.json", json.dumps(data))
+    found = load_runs([tmp_path], needs_one=False)
+    assert not found.runs
+    assert found.rejected[0].why.value == why
+    assert reason in found.rejected[0].reason
+
+
+@pytest.mark.parametrize("text", ["a: [", "[]", "config: {task: 3}", "overrides: []"])
+def test_settings_that_cannot_be_read_are_named(tmp_path: Path, text: str) -> None:
+    rewrite(write_run(tmp_path / "a", Model()), "run.yaml", text)
+    found = load_runs([tmp_path], needs_one=False)
+    assert [r.why.value for r in found.rejected] == ["damaged"]
+    assert "run.yaml" in found.rejected[0].reason
+
+
+def test_only_verify_reads_every_byte(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "a", Model())
+    (folder / "report.md").write_text("rePort\n")
+    assert len(load_runs([tmp_path]).runs) == 1
+    found = load_runs([tmp_path], verify=True, needs_one=False)
+    assert "sha256" in found.rejected[0].reason
+
+
+def test_no_run_at_all_is_an_error_that_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="is no folder"):
+        load_runs([tmp_path / "nowhere"])
+    with pytest.raises(StoreError, match="no run to compare"):
+        load_runs([])
+    write_status(tmp_path / "a", "failed(TrainingError: the loss is not finite)")
+    with pytest.raises(StoreError, match="the loss is not finite"):
+        load_runs([tmp_path])
+    assert len(load_runs([tmp_path], needs_one=False).rejected) == 1
+
+
+def test_links_below_are_not_followed(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "a", Model())
+    (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
+    assert len(load_runs([tmp_path / "runs"]).runs) == 1
