@@ -11,6 +11,7 @@ from compressor import commit
 from compressor.compare.choice import Want, pick
 from compressor.compare.contrast import diff
 from compressor.compare.front import pareto
+from compressor.compare.keeping import keep_results
 from compressor.compare.runs import Runs, load_runs
 from compressor.compare.table import Table, compare
 from compressor.errors import CompressorError, ConfigError, StoreError
@@ -54,6 +55,9 @@ def _answer(options: argparse.Namespace) -> Runs:
     if options.task is not None and options.pick is None:
         raise ConfigError("--task without --pick", hint=f"--pick {Want.smallest}")
     runs = load_runs(options.folders, verify=options.verify)
+    if options.archive is not None:
+        kept = keep_results(runs.runs, options.archive)
+        print(f"kept {len(kept)} new results in {options.archive}", file=sys.stderr)
     view = _view(compare(runs, metric=options.metric), options)
     form = Format(options.format)
     if options.out is not None:
@@ -92,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--verify", action="store_true", help="compare the hash of every file")
     parser.add_argument("--strict", action="store_true", help="exit with 7 if any folder could not be compared")
     parser.add_argument("--format", choices=[f.value for f in Format], default=Format.terminal.value)
+    parser.add_argument(
+        "--archive", type=Path, metavar="FOLDER", help="also copy the results there, without the models"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--pareto", action="store_true", help="quality against bytes and against speed-ups")

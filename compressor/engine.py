@@ -216,8 +216,8 @@ def run_cell(
     """
     start = time.perf_counter()
     key = ""
-    _clear_failed(folder)
     try:
+        _clear_failed(folder)
         config = compose()
         key = run_key(config, registry)
         if (before := _finished(folder)) is not None and before.run_key == key:

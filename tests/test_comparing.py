@@ -112,3 +112,13 @@ def test_the_module_is_light_and_can_be_run() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--pick" in found.stdout and found.stdout.endswith("False False\n")
+
+
+def test_an_archive_keeps_what_the_table_needs(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main([str(place), "--archive", str(tmp_path / "kept"), "--format", "csv"])
+    shown = capsys.readouterr()
+    assert f"kept 2 new results in {tmp_path / 'kept'}" in shown.err
+    main([str(tmp_path / "kept"), "--format", "csv"])
+    again = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    first = [row for row in csv.DictReader(shown.out.splitlines()) if row["parameters"]]
+    assert [row["candidate"] for row in again] == [row["candidate"] for row in first]

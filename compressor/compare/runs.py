@@ -14,7 +14,7 @@ from compressor import commit
 from compressor.errors import StoreError
 from compressor.results import OK, SCHEMA_VERSION, RunResult
 
-_RESULT, _SETTINGS = "result.json", "run.yaml"
+RESULT, SETTINGS = "result.json", "run.yaml"
 _PARTIAL = ".partial-"  # in the name of a run folder in the making
 
 
@@ -106,7 +106,7 @@ def load_runs(folders: Sequence[str | Path], *, verify: bool = False, needs_one:
 
 def _walk(folder: Path, given: Path) -> tuple[list[Path], list[Rejected]]:
     """Return the run folders at or below, and what is none; a tree without any is named once, at its top."""
-    if (folder / _RESULT).is_file() or (folder / commit.MANIFEST).is_file():
+    if (folder / RESULT).is_file() or (folder / commit.MANIFEST).is_file():
         return [folder], []
     name = _name(folder, given)
     if folder.name.startswith(".") and folder != given:
@@ -131,22 +131,22 @@ def _walk(folder: Path, given: Path) -> tuple[list[Path], list[Rejected]]:
 
 
 def _read(folder: Path, name: str, *, deep: bool) -> Run | Rejected:
-    if not (folder / _RESULT).is_file():
-        return _reject(folder, name, Why.no_run, f"it holds a manifest and no {_RESULT}")
+    if not (folder / RESULT).is_file():
+        return _reject(folder, name, Why.no_run, f"it holds a manifest and no {RESULT}")
     try:
         commit.verify(folder, deep=deep)
-        data = commit.read_json(folder / _RESULT)
+        data = commit.read_json(folder / RESULT)
         version = data.get("schema_version") if isinstance(data, Mapping) else None
         if type(version) is int and version != SCHEMA_VERSION:
-            reason = f"{_RESULT} has schema_version {version}, this version reads {SCHEMA_VERSION}"
+            reason = f"{RESULT} has schema_version {version}, this version reads {SCHEMA_VERSION}"
             return _reject(folder, name, Why.other_schema, reason)
         result = RunResult.from_json(data)
         if result.status != OK:
             why = Why.skipped if result.status.startswith("skipped") else Why.failed
-            return replace(_reject(folder, name, why, result.status), overrides=_typed(_yaml(folder / _SETTINGS)))
+            return replace(_reject(folder, name, why, result.status), overrides=_typed(_yaml(folder / SETTINGS)))
         if not result.candidates or result.teacher.role != "teacher":
-            raise StoreError(f"{_RESULT} does not begin with a teacher")
-        config, overrides = _settings(folder / _SETTINGS)
+            raise StoreError(f"{RESULT} does not begin with a teacher")
+        config, overrides = _settings(folder / SETTINGS)
     except (StoreError, OSError) as error:
         text = error.got if isinstance(error, StoreError) else str(error)
         return _reject(folder, name, Why.damaged, text.removeprefix(f"{folder} is damaged or incomplete: "))
