@@ -10,6 +10,7 @@ from pathlib import Path
 from compressor.report import cells
 from compressor.report.examples import examples
 from compressor.report.markup import inline, section, table
+from compressor.report.speed import speed_sections
 from compressor.report.statistics import statistics
 from compressor.results import OK, RunResult
 
@@ -51,7 +52,8 @@ def to_markdown(result: RunResult, *, overrides: Sequence[str] = (), folder: Pat
     verdicts = [f"- {inline(text)}" for _, text in cells.sentences(result)]
     notes = [f"- {inline(text)}" for text in cells.notes(result)]
     lines += section("Verdicts", verdicts) + section("Notes", notes)
-    lines += statistics(result) + ([] if folder is None else examples(result, folder))
+    lines += statistics(result)
+    lines += [] if folder is None else [*speed_sections(result, folder), *examples(result, folder)]
     lines += section("How it was measured", [METHOD])
     lines += section("Lineage", _lineage(result))
     command = shlex.join(["python", "-m", "compressor", *overrides]).replace("`", "'")

@@ -1,0 +1,108 @@
+"""Where a speed-up comes from: the runtime, and each step of the chain, as far as the cells between were measured too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.compare.bootstrap import speed_up
+from compressor.compare.statistics import Interval
+from compressor.errors import StoreError
+from compressor.results import LineageStep
+
+EAGER = "torch"  # the runtime that everybody starts from
+Cells = Mapping[tuple[str, str], NDArray[np.int64]]  # (candidate, runtime) -> nanoseconds, [rounds, blocks, texts]
+Lineages = Mapping[str, Sequence[LineageStep]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeedPart:
+    """How many times faster one change alone made it."""
+
+    name: str
+    ratio: float
+    ci95: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribution:
+    """A candidate's speed-up on one runtime over the teacher in eager torch, and the parts that multiply to it."""
+
+    candidate: str
+    runtime: str
+    total: SpeedPart
+    parts: tuple[SpeedPart, ...]
+
+
+def read_cells(folder: Path) -> Cells:
+    """Read the raw samples of a run folder, `timings/<runtime>.parquet`; empty where nothing was timed.
+
+    Raises:
+        StoreError: A file is damaged, or calls are missing from it.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = {}
+    for path in sorted((folder / "timings").glob("*.parquet")):
+        try:
+            table = pq.read_table(path)
+            names = np.asarray(table["candidate"].to_pylist())
+            places = [np.asarray(table[column], np.int64) for column in ("round", "block", "text")]
+            ns = np.asarray(table["ns"], np.int64)
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        shape = tuple(int(place.max()) + 1 for place in places)
+        for name in dict.fromkeys(names.tolist()):
+            mine = names == name
+            samples = np.zeros(shape, np.int64)
+            samples[tuple(place[mine] for place in places)] = ns[mine]
+            if not (samples > 0).all():
+                raise StoreError(f"{path} lacks calls of '{name}'")
+            cells[str(name), path.stem] = samples
+    return cells
+
+
+def attribute(
+    candidate: str, runtime: str, lineages: Lineages, cells: Cells, *, teacher: str, seed: int
+) -> Attribution | None:
+    """Split the speed-up of a candidate over the teacher in eager torch.
+
+    The first part is the runtime: the teacher there against the teacher in eager torch. Then comes one part for each stretch
+    of the candidate's chain that ends in a model which was timed there as well, such as the baseline `distill` of the chain
+    `[distill,int8_onnx]`; steps between two such models share a part. All cells come from one interleaved experiment. Each
+    part and the total are medians of their own, so that the parts multiply to the total within about a hundredth.
+
+    Returns:
+        None where the teacher was not timed in eager torch or on this runtime, or the candidate not on this runtime.
+    """
+    start, there, end = cells.get((teacher, EAGER)), cells.get((teacher, runtime)), cells.get((candidate, runtime))
+    if start is None or there is None or end is None:
+        return None
+    parts = [] if runtime == EAGER else [_part(f"runtime {runtime}", there, start, seed)]
+    before, done = there, 0
+    for length, name in _way(candidate, runtime, lineages, cells):
+        steps = lineages[candidate][done:length]
+        parts.append(_part(" + ".join(step.method for step in steps), cells[name, runtime], before, seed))
+        before, done = cells[name, runtime], length
+    return Attribution(candidate=candidate, runtime=runtime, total=_part("total", end, start, seed), parts=tuple(parts))
+
+
+def _way(candidate: str, runtime: str, lineages: Lineages, cells: Cells) -> list[tuple[int, str]]:
+    """Return the timed models whose chains begin the candidate's, with the length of their chains, shortest first."""
+    whole = [(step.method, dict(step.config)) for step in lineages[candidate]]
+    found: dict[int, str] = {}
+    for name, steps in lineages.items():
+        chain = [(step.method, dict(step.config)) for step in steps]
+        if 0 < len(chain) < len(whole) and chain == whole[: len(chain)] and (name, runtime) in cells:
+            found.setdefault(len(chain), name)
+    return [*sorted(found.items()), (len(whole), candidate)]
+
+
+def _part(name: str, ours: NDArray[np.int64], theirs: NDArray[np.int64], seed: int) -> SpeedPart:
+    found = speed_up(ours, theirs, seed=seed)
+    return SpeedPart(name=name, ratio=found.ratio, ci95=found.ci95)
