@@ -19,6 +19,7 @@ from compressor.report.html import write_html
 from compressor.report.html.from_run import from_run, read_calls
 from compressor.report.markdown import write_markdown
 from compressor.report.model_card import write_model_cards
+from compressor.report.speed import attributions
 
 if TYPE_CHECKING:
     from compressor.config import RunConfig
@@ -74,7 +75,10 @@ class RunFolder:
         write_markdown(result, self.path / "report.md", overrides=overrides)
         with _without_loss("report.html"):
             calls_ms = read_calls(self.path)
-            report = from_run(result, calls_ms=calls_ms, overrides=overrides, price_per_hour=price_per_hour)
+            parts = attributions(result, self.path)
+            report = from_run(
+                result, calls_ms=calls_ms, parts=parts, overrides=overrides, price_per_hour=price_per_hour
+            )
             write_html(report, self.path)
 
     def write_model_cards(self, result: RunResult, config: RunConfig) -> None:

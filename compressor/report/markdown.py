@@ -10,7 +10,7 @@ from pathlib import Path
 from compressor.report import cells
 from compressor.report.examples import examples
 from compressor.report.markup import inline, section, table
-from compressor.report.speed import speed_sections
+from compressor.report.speed import attributions, speed_sections
 from compressor.report.statistics import statistics
 from compressor.results import OK, RunResult
 
@@ -53,7 +53,8 @@ def to_markdown(result: RunResult, *, overrides: Sequence[str] = (), folder: Pat
     notes = [f"- {inline(text)}" for text in cells.notes(result)]
     lines += section("Verdicts", verdicts) + section("Notes", notes)
     lines += statistics(result)
-    lines += [] if folder is None else [*speed_sections(result, folder), *examples(result, folder)]
+    if folder is not None:
+        lines += speed_sections(attributions(result, folder), result.teacher.name) + examples(result, folder)
     lines += section("How it was measured", [METHOD])
     lines += section("Lineage", _lineage(result))
     command = shlex.join(["python", "-m", "compressor", *overrides]).replace("`", "'")

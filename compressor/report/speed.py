@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from compressor.compare.attribution import Attribution, SpeedPart, attribute, read_cells
+from compressor.compare.attribution import EAGER, Attribution, SpeedPart, attribute, read_cells
 from compressor.report import cells
-from compressor.report.markup import section, table
+from compressor.report.markup import inline, section, table
 from compressor.results import RunResult
 
+WORDS = (
+    "From cells of one interleaved run; the parts multiply to the total. A model that was timed along, such as a baseline "
+    "`distill` of the chain `[distill,int8_onnx]`, splits the chain."
+)
 
-def speed_sections(result: RunResult, folder: Path) -> list[str]:
-    """Return the section; nothing where the teacher was not timed in eager torch.
+
+def attributions(result: RunResult, folder: Path) -> list[Attribution]:
+    """Return the parts of every speed-up over the teacher in eager torch; none where that was not timed.
 
     Raises:
         StoreError: The timings are damaged.
     """
     timed = read_cells(folder)
     lineages = {c.name: c.lineage for c in result.candidates}
-    others = [c.name for c in cells.ordered(result) if c is not result.teacher]
-    found = [
-        one
-        for name in others
+    found = (
+        attribute(c.name, runtime, lineages, timed, teacher=result.teacher.name, seed=result.seed)
+        for c in cells.ordered(result)
+        if c is not result.teacher
         for runtime in cells.runtimes(result)
-        if (one := attribute(name, runtime, lineages, timed, teacher=result.teacher.name, seed=result.seed)) is not None
-    ]
+    )
+    return [one for one in found if one is not None]
+
+
+def speed_sections(found: Sequence[Attribution], teacher: str) -> list[str]:
+    """Return the section; nothing for nothing."""
     if not found:
         return []
     rows = [[a.candidate, a.runtime, _times(a.total), _parts(a)] for a in found]
-    words = (
-        f"Over {result.teacher.name} in eager torch, from cells of one interleaved run; the parts multiply to the total. A "
-        "model that was timed along, such as a baseline `distill` of the chain `[distill,int8_onnx]`, splits the chain."
-    )
+    words = f"Over {inline(teacher)} in {EAGER}, eager and in float32. {WORDS}"
     return section("Where the speed-up comes from", [words, "", *table(["model", "runtime", "total", "parts"], rows)])
 
 

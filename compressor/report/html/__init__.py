@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from compressor.report.html import pareto, strips
+from compressor.report.html import pareto, strips, waterfall
 from compressor.report.html.page import WIDE, to_html
 from compressor.report.html.svg import standalone
 from compressor.report.html.view import Report
@@ -22,6 +22,8 @@ def write_html(report: Report, folder: Path) -> Path:
     page.write_text(to_html(report), encoding="utf-8")
     drawn = {f"tradeoff-{plane.key}": pareto.draw(plane, WIDE, legend=True) for plane in report.tradeoffs}
     drawn |= {f"latency-{timing.key}": strips.draw(timing, WIDE) for timing in report.timings}
+    if report.stairs is not None:
+        drawn["speed-up"] = waterfall.draw(report.stairs, WIDE)
     for name, plot in drawn.items():
         path = folder / "plots" / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.svg"
         path.parent.mkdir(exist_ok=True)

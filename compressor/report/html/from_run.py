@@ -7,10 +7,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from compressor.compare.attribution import EAGER, Attribution, SpeedPart
 from compressor.report import cells
 from compressor.report.html.run_rows import TIMES, duration, matrix_rows, signed
-from compressor.report.html.view import Model, Point, Report, Step, Strip, Timing, Tradeoff
+from compressor.report.html.view import Model, Point, Report, Stair, Staircase, Stairs, Step, Strip, Timing, Tradeoff
 from compressor.report.markdown import METHOD
+from compressor.report.speed import WORDS
 from compressor.report.verdict import headline, typographic, verdicts
 from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult
 
@@ -25,6 +27,7 @@ def from_run(
     result: RunResult,
     *,
     calls_ms: Calls | None = None,
+    parts: Sequence[Attribution] = (),
     overrides: Sequence[str] = (),
     price_per_hour: float | None = None,
 ) -> Report:
@@ -33,6 +36,7 @@ def from_run(
     Args:
         result: The run.
         calls_ms: What `read_calls` found; without it the page has no distributions.
+        parts: Where the speed-ups come from.
         overrides: What was typed.
         price_per_hour: Of the machine; adds the cost of making each model.
     """
@@ -52,12 +56,35 @@ def from_run(
         rows=matrix_rows(result, ordered, price_per_hour),
         tradeoffs=_tradeoffs(result, ordered, models),
         timings=tuple(_timings(models, calls_ms or {}, cells.runtimes(result))),
+        stairs=_stairs(result, parts, models),
         sentences=tuple(typographic(c.sentence, names) for c in result.comparisons),
         notes=(*cells.notes(result), *_noisy(result)),
         method=METHOD,
         lineage=tuple(_step(c.name, s) for c in ordered for s in c.lineage),
         command=command,
         environment=result.environment,
+    )
+
+
+def _stairs(result: RunResult, parts: Sequence[Attribution], models: Mapping[str, Model]) -> Stairs | None:
+    if not parts:
+        return None
+
+    def stair(part: SpeedPart) -> Stair:
+        return Stair(name=part.name, ratio=part.ratio, ci95=(part.ci95.low, part.ci95.high))
+
+    return Stairs(
+        reference=f"{result.teacher.name} in eager {EAGER}",
+        staircases=tuple(
+            Staircase(
+                model=models[a.candidate],
+                runtime=a.runtime,
+                total=stair(a.total),
+                parts=tuple(stair(part) for part in a.parts),
+            )
+            for a in parts
+        ),
+        caption=WORDS.replace("`", ""),
     )
 
 

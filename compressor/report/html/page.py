@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from compressor.report.html import matrix, pareto, strips, styling
+from compressor.report.html import matrix, pareto, strips, styling, waterfall
 from compressor.report.html.svg import breakable, clean
 from compressor.report.html.view import Report, Tradeoff
 
@@ -97,6 +97,14 @@ def _timings(report: Report) -> str:
     return section("latency", "Every call", _tabs("timing", panels, fullest))
 
 
+def _stairs(report: Report) -> str:
+    found = report.stairs
+    if found is None:
+        return ""
+    wide, narrow = (waterfall.draw(found, width, kind=kind) for width, kind in ((WIDE, "wide"), (NARROW, "narrow")))
+    return section("speed", "Where the speed-up comes from", _figure(wide, narrow, found.caption))
+
+
 def _figure(wide: str, narrow: str, caption: str, names: str = "") -> str:
     said = f"<figcaption>{clean(caption)}</figcaption>" if caption else ""
     return f"<figure>{wide}{narrow}{names}{said}</figure>"
@@ -155,6 +163,7 @@ SECTIONS: tuple[Callable[[Report], str], ...] = (
     _matrix,
     _tradeoffs,
     _timings,
+    _stairs,
     _sentences,
     _notes,
     _method,

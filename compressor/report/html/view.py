@@ -96,6 +96,34 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stair:
+    """One part of a speed-up."""
+
+    name: str
+    ratio: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staircase:
+    """A model's speed-up on one runtime, and the parts that multiply to it."""
+
+    model: Model
+    runtime: str
+    total: Stair
+    parts: tuple[Stair, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stairs:
+    """Where the speed-ups over one reference come from."""
+
+    reference: str
+    staircases: tuple[Staircase, ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """A method that was applied to a model."""
 
@@ -115,6 +143,7 @@ class Report:
     rows: tuple[Row, ...] = ()
     tradeoffs: tuple[Tradeoff, ...] = ()
     timings: tuple[Timing, ...] = ()
+    stairs: Stairs | None = None
     sentences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     method: str = ""  # a Markdown list: how it was measured
