@@ -142,7 +142,7 @@ def _measure(
         scored = {one.candidate.name: one for one in found}
         bar.advance()
         first = entries[0].name
-        with alone_on_this_machine(assets.cache_root() / "locks" / "bench"):
+        with alone_on_this_machine():
             latency = measure_latency(found, bench, work, seed=config.seed, judge=judge_rounds(first, config.seed))
         bar.advance()
         memory: Mapping[str, MemoryResult] = {}

@@ -54,7 +54,7 @@ def _answer(options: argparse.Namespace) -> Runs:
         raise ConfigError(f"--{unread[0].replace('_', '-')} without --pick", hint=f"--pick {Want.smallest}")
     if options.task is not None and options.pick is None:
         raise ConfigError("--task without --pick", hint=f"--pick {Want.smallest}")
-    runs = load_runs(options.folders, verify=options.verify)
+    runs = load_runs(options.folders, verify=options.verify, leave_out=options.archive)
     if options.archive is not None:
         kept = keep_results(runs.runs, options.archive)
         print(f"kept {len(kept)} new results in {options.archive}", file=sys.stderr)

@@ -173,7 +173,9 @@ class BenchConfig:
     warmup_seconds: float = 0.5  # the same, at least so long
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
     memory: bool = True  # peak memory, each model in a process of its own
-    timeout_s: float = 3600.0  # a measuring process that takes longer is ended and reported
+    timeout_s: float = (
+        3600.0  # a measuring process that takes longer (a timed one for a single call) is ended and reported
+    )
     baselines: list[str] = field(default_factory=list)  # chains run beside the main one, e.g. [finetune]
     margin: float = 0.01  # share of the teacher's metric that may be lost and still count as equivalent
     price_per_hour: float | None = None  # of this machine, in your currency: the report then says what each model cost
@@ -181,6 +183,7 @@ class BenchConfig:
     def __post_init__(self) -> None:
         for runtime in self.runtimes:
             _require(runtime in RUNTIMES, "bench.runtimes", runtime, ", ".join(RUNTIMES))
+        _require(len(set(self.runtimes)) == len(self.runtimes), "bench.runtimes", self.runtimes, "each runtime once")
         for name in ("threads", "batch_size", "texts"):
             _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
         _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")

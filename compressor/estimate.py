@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from compressor.tasks.base import Task
 
 TRAINING_COST = 3.0  # a backward pass costs about twice its forward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
-MEASURE_SECONDS = 35.0  # processes, imports and timing of one candidate over three runtimes
+SCORE_SECONDS = 20.0  # scoring and exporting one candidate, and its memory
+ROUND_SECONDS = 15.0  # one round of 12 blocks of 20 texts over three runtimes, for one candidate
 
 
 def estimate_seconds(
@@ -34,7 +35,9 @@ def estimate_seconds(
     and one teacher pass if it reads teacher signals.
     """
     per_text = _forward_seconds_per_text(teacher, task, data, resolve_precision(config.train.precision, device), device)
-    total = MEASURE_SECONDS * (1 + len(chains))
+    bench = config.bench
+    rounds = bench.rounds * (bench.blocks * bench.texts / 240) * len(bench.runtimes) / 3
+    total = (SCORE_SECONDS + ROUND_SECONDS * rounds) * (1 + len(chains))
     for links in chains.values():
         for link in links:
             wants = link.method.capabilities

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 # Nothing there decides a trained weight: what prints, measures, compares and runs what is finished.
-_APART: Final = ("report", "measure", "compare", "runtimes", "help.py", "cli.py", "comparing.py")
+_APART: Final = (
+    "report", "measure", "compare", "runtimes", "testing", "assess.py", "timing.py", "runfolder.py", "estimate.py", "help.py",
+    "cli.py", "comparing.py",
+)  # fmt: skip
 _NO_RESULT: Final = ("checkpoint_seconds", "cache_gb")  # how often to save, how much to keep: not what is learned
 
 

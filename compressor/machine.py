@@ -41,6 +41,10 @@ def set_up(config: RunConfig) -> Machine:
         raise ConfigError("device=cuda: torch sees no CUDA device", hint="device=cpu")
     if config.threads > cores:
         raise ConfigError(f"threads={config.threads}: this process may use {cores} cores", allowed=f"0 to {cores}")
+    if config.bench.threads > cores:
+        raise ConfigError(
+            f"bench.threads={config.bench.threads}: this process may use {cores} cores", allowed=f"1 to {cores}"
+        )
     device = "cuda" if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()) else "cpu"
     threads = config.threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     torch.set_num_threads(threads)

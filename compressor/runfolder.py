@@ -72,7 +72,8 @@ class RunFolder:
     def write_result(self, result: RunResult, overrides: Sequence[str], *, price_per_hour: float | None = None) -> None:
         """Write `result.json`, and made from it `report.md` and `report.html` with its plots."""
         commit.write_json_atomic(self.path / "result.json", result.to_json())
-        write_markdown(result, self.path / "report.md", overrides=overrides)
+        with _without_loss("report.md"):
+            write_markdown(result, self.path / "report.md", overrides=overrides)
         with _without_loss("report.html"):
             calls_ms = read_calls(self.path)
             parts = attributions(result, self.path)

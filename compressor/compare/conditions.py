@@ -58,13 +58,14 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """All that two latencies must share, but for the runtime and the task."""
+    """All that two latencies must share, but for the runtime and the task, whose texts `workload` is about."""
 
     machine: Machine
     protocol: str
     software: tuple[tuple[str, str], ...]
     threads: int
     batch_size: int
+    workload: str  # which texts were timed
     teacher: str  # what ratios are taken against
 
     def words(self) -> str:
@@ -72,7 +73,7 @@ class Conditions:
         software = ", ".join(f"{name} {version}" for name, version in self.software)
         return (
             f"{self.machine.words()}; {self.threads} thread{'s' * (self.threads != 1)}, batch {self.batch_size}, protocol "
-            f"{self.protocol}; {software or 'unknown software'}; against {self.teacher}"
+            f"{self.protocol}; {self.workload}; {software or 'unknown software'}; against {self.teacher}"
         )
 
 

@@ -19,8 +19,13 @@ def keep_results(runs: Sequence[Run], place: Path) -> list[Path]:
     is whole; the run that was read, itself in `place`, stays as it is.
 
     Raises:
-        StoreError: Something else stands where a folder shall be, or the disk is full.
+        StoreError: Two runs have one name, something else stands where a folder shall be, or the disk is full.
     """
+    names = [run.name for run in runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise StoreError(
+            f"two runs are called {', '.join(twice[:3])}", hint="give the folder above both, so that their names differ"
+        )
     new = []
     for run in runs:
         final = place / run.name
@@ -29,10 +34,15 @@ def keep_results(runs: Sequence[Run], place: Path) -> list[Path]:
         if final.exists() and not (final / commit.MANIFEST).is_file():
             raise StoreError(f"{final} is no run folder, and is not replaced", allowed="another folder")
         partial = commit.open_partial(final, keep_existing=True)
-        for name in (RESULT, SETTINGS):
-            shutil.copyfile(run.folder / name, partial / name)
-        commit.set_aside(final)
-        commit.commit(partial, final)
+        try:
+            with commit.disk_errors(partial):
+                for name in (RESULT, SETTINGS):
+                    shutil.copyfile(run.folder / name, partial / name)
+                commit.set_aside(final)
+            commit.commit(partial, final)
+        except BaseException:
+            commit.discard(partial)
+            raise
         new.append(final)
     return new
 

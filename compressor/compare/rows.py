@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from compressor.compare.candidates import TEACHER, Arm, Candidate
 from compressor.compare.conditions import Conditions, Machine, software
 from compressor.compare.ranking import Mark
 from compressor.compare.statistics import Interval
 from compressor.compare.values import Value, exact, interval_at, over_runs, over_seeds
-from compressor.compare.verdicts import MARGIN, NOISE, accuracy_word, latency_word
-from compressor.results import Comparison, Latency
+from compressor.compare.verdicts import MARGIN, accuracy_word, latency_word, noise_of
+from compressor.results import Comparison, Latency, LineageStep
 
 OTHER_EXAMPLES = "other examples"
 SpeedKey = tuple[str, str, Conditions]  # task, runtime, conditions
@@ -52,6 +53,7 @@ class SpeedCell:
         verdict: On the ratio.
         null_ratio: Of the null arm that strayed furthest from 1: the instrument's own error.
         refusals: The runtime's words, where it did not take the candidate.
+        unstable: Why a run's own timing is doubtful.
         mark: Whether it is the fastest, or cannot be told from the fastest.
     """
 
@@ -60,6 +62,7 @@ class SpeedCell:
     verdict: str | None = None
     null_ratio: float | None = None
     refusals: tuple[str, ...] = ()
+    unstable: tuple[str, ...] = ()
     mark: Mark | None = None
 
 
@@ -106,7 +109,7 @@ def make_row(candidate: Candidate, metrics: Mapping[str, str], speed: Mapping[tu
     first = candidate.on(next(t for t in metrics if candidate.on(t)))  # the head differs between tasks
     kept = [cell.kept.value for cell in quality.values() if cell.kept is not None]
     memory = [(a.seed, float(a.result.peak_memory_bytes)) for a in first if a.result.peak_memory_bytes is not None]
-    seconds = [(a.seed, sum(step.seconds for step in a.result.lineage)) for a in first if a.result.lineage]
+    seconds = [(a.seed, made) for a in first if (made := making_seconds(a.result.lineage)) is not None]
     return Row(
         candidate=candidate,
         parameters=_count([(a.seed, float(a.result.parameters)) for a in first]),
@@ -168,8 +171,16 @@ def conditions_of(arm: Arm, timed: Latency) -> Conditions:
         software=software(environment),
         threads=timed.threads,
         batch_size=timed.batch_size,
+        workload=_workload(arm.run.config),
         teacher=f"{arm.teacher_recipe}, {arm.teacher.parameters:,} parameters",
     )
+
+
+def _workload(config: Mapping[str, Any]) -> str:
+    """Return what decides which texts were timed, and where: two runs of one task with the same words timed the same ones."""
+    bench, task = config.get("bench", {}), config["task"]
+    words = {"max_length": task.get("max_length"), "texts": bench.get("texts"), "pin": bench.get("pin")}
+    return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
 def _speed_cell(entries: Sequence[tuple[Arm, Latency]]) -> SpeedCell:
@@ -192,7 +203,8 @@ def _speed_cell(entries: Sequence[tuple[Arm, Latency]]) -> SpeedCell:
     nulls = [c.null_ratio for _, c in compared if c.null_ratio is not None]
     null = max(nulls, key=lambda n: abs(n - 1), default=None)
     word = compared[0][1].verdict if len(compared) == 1 else ratio_word(ratio, null)
-    return SpeedCell(p50_ms=p50, speed_up=ratio, verdict=word, null_ratio=null, refusals=refusals)
+    doubts = tuple(dict.fromkeys(text for _, timed, _ in calls for text in timed.unstable))
+    return SpeedCell(p50_ms=p50, speed_up=ratio, verdict=word, null_ratio=null, refusals=refusals, unstable=doubts)
 
 
 def ratio_word(ratio: Value, null_ratio: float | None = None) -> str | None:
@@ -200,8 +212,7 @@ def ratio_word(ratio: Value, null_ratio: float | None = None) -> str | None:
     narrow = interval_at(ratio, 0.90)
     if ratio.ci95 is None or narrow is None:
         return None
-    noise = max(NOISE, abs(null_ratio - 1) if null_ratio is not None else 0.0)
-    return latency_word(ratio.ci95, narrow, noise).value
+    return latency_word(ratio.ci95, narrow, noise_of(null_ratio)).value
 
 
 def _quality_verdict(
@@ -213,7 +224,9 @@ def _quality_verdict(
     if difference.ci95 is None:
         return None, None
     found = difference.ci95 if higher else Interval(-difference.ci95.high, -difference.ci95.low)
-    word = accuracy_word(found, MARGIN * abs(base)).value
+    # The strictest that the runs were judged by; a result from elsewhere may not say.
+    margins = [c.margin for c in compared if c.margin is not None]
+    word = accuracy_word(found, min(margins, default=MARGIN * abs(base))).value
     if difference.freedom is None:
         return word, max(c.detectable_difference for c in compared)
     from scipy.stats import t
@@ -230,6 +243,19 @@ def _kept(arms: Sequence[Arm], metric: str, compared: Sequence[Comparison]) -> V
         shares.append((arm.seed, arm.result.metrics[metric].value / base))
         intervals.append(Interval(1 + found.ci95[0] / base, 1 + found.ci95[1] / base))
     return over_seeds(shares, intervals)
+
+
+def making_seconds(lineage: Sequence[LineageStep]) -> float | None:
+    """Return what making a model took, training stages that were reused included; None for one that came as it is."""
+    return sum(max(step.seconds, _training_seconds(step.notes)) for step in lineage) if lineage else None
+
+
+def _training_seconds(notes: Any) -> float:
+    """Add up what the stages of a step recorded; a stage that was reused counts as when it was trained."""
+    if isinstance(notes, Mapping):
+        own = notes.get("training_seconds")
+        return float(own) if isinstance(own, (int, float)) else sum(_training_seconds(v) for v in notes.values())
+    return sum(_training_seconds(v) for v in notes) if isinstance(notes, (list, tuple)) else 0.0
 
 
 def _count(each: Sequence[tuple[int, float]]) -> Value:

@@ -60,13 +60,16 @@ class Runs:
     rejected: tuple[Rejected, ...] = ()
 
 
-def load_runs(folders: Sequence[str | Path], *, verify: bool = False, needs_one: bool = True) -> Runs:
+def load_runs(
+    folders: Sequence[str | Path], *, verify: bool = False, needs_one: bool = True, leave_out: Path | None = None
+) -> Runs:
     """Read every run folder at or below the given ones.
 
     Args:
         folders: Run folders, folders of a sweep, or anything above them. Links below them are not followed.
         verify: Compare the hash of every file with the manifest; otherwise presence and sizes only.
         needs_one: Whether it is an error that no run can be used.
+        leave_out: A folder that is not looked into, unless it is one of the given: an archive of these very runs, say.
 
     Raises:
         StoreError: A given folder does not exist, or none holds a run that can be used.
@@ -74,11 +77,11 @@ def load_runs(folders: Sequence[str | Path], *, verify: bool = False, needs_one:
     runs: list[Run] = []
     rejected: list[Rejected] = []
     seen: dict[Path, None] = {}
-    prints: dict[tuple[Any, ...], str] = {}
+    prints: dict[tuple[Any, ...], Run] = {}
     for given in map(Path, folders):
         if not given.is_dir():
             raise StoreError(f"{given} is no folder", allowed="run folders, or folders that hold some")
-        found, others = _walk(given.resolve(), given.resolve())
+        found, others = _walk(given.resolve(), given.resolve(), leave_out and leave_out.resolve())
         rejected += [o for o in others if o.folder not in seen]
         seen |= dict.fromkeys(o.folder for o in others)
         for folder in found:
@@ -89,10 +92,13 @@ def load_runs(folders: Sequence[str | Path], *, verify: bool = False, needs_one:
             if isinstance(read, Run):
                 # The seconds are those of one run to the nanosecond: nothing but a copy has the same.
                 mark = (read.result.run_key, read.result.seconds_total, read.result.task, read.result.seed)
-                if mark in prints:
-                    read = _reject(folder, read.name, Why.copy, f"the same run as {prints[mark]}")
+                if (twin := prints.get(mark)) is not None and _poorer(twin, read):
+                    runs[runs.index(twin)] = prints[mark] = read  # of two copies the one that has its predictions
+                    read = _reject(twin.folder, twin.name, Why.copy, f"the same run as {read.name}")
+                elif twin is not None:
+                    read = _reject(folder, read.name, Why.copy, f"the same run as {twin.name}")
                 else:
-                    prints[mark] = read.name
+                    prints[mark] = read
             (runs if isinstance(read, Run) else rejected).append(read)  # type: ignore[arg-type]
     if needs_one and not runs:
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in rejected[:5])
@@ -104,8 +110,14 @@ def load_runs(folders: Sequence[str | Path], *, verify: bool = False, needs_one:
     return Runs(runs=tuple(runs), rejected=tuple(rejected))
 
 
-def _walk(folder: Path, given: Path) -> tuple[list[Path], list[Rejected]]:
+def _poorer(first: Run, second: Run) -> bool:
+    return not (first.folder / "predictions").is_dir() and (second.folder / "predictions").is_dir()
+
+
+def _walk(folder: Path, given: Path, leave_out: Path | None) -> tuple[list[Path], list[Rejected]]:
     """Return the run folders at or below, and what is none; a tree without any is named once, at its top."""
+    if folder == leave_out and folder != given:
+        return [], []
     if (folder / RESULT).is_file() or (folder / commit.MANIFEST).is_file():
         return [folder], []
     name = _name(folder, given)
@@ -121,7 +133,7 @@ def _walk(folder: Path, given: Path) -> tuple[list[Path], list[Rejected]]:
     found: list[Path] = []
     others: list[Rejected] = []
     for child in below:
-        more, rest = _walk(child, given)
+        more, rest = _walk(child, given, leave_out)
         found += more
         others += rest
     if not found and all(o.why is Why.no_run for o in others):

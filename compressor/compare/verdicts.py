@@ -171,16 +171,22 @@ def compare_latency(
     """Judge interleaved samples, [blocks, texts] each.
 
     `faster` or `slower` when the 95 % interval lies wholly beyond the noise threshold, `equivalent` when the 90 % one
-    lies wholly within 2 % of 1. The threshold widens to twice what the null arm shows: where a model lies in memory moves the
-    null arm and the candidate alike, and one draw of that is no bound for another.
+    lies wholly within 2 % of 1. The threshold is `noise_of` the null arm.
     """
     found = speed_up(candidate_ns, baseline_ns, seed=seed)
     null_ratio = None if null_ns is None else speed_up(null_ns, baseline_ns, seed=seed).ratio
-    noise = max(NOISE, 2 * abs(null_ratio - 1) if null_ratio is not None else 0.0)
-    word = latency_word(found.ci95, found.ci90, noise)
+    word = latency_word(found.ci95, found.ci90, noise_of(null_ratio))
     return LatencyVerdict(
         candidate=names[0], baseline=names[1], runtime=runtime, word=word, speed_up=found, null_ratio=null_ratio
     )
+
+
+def noise_of(null_ratio: float | None) -> float:
+    """Return how close to 1 a ratio is never called a difference: 1 %, or twice what the null arm shows.
+
+    Where a model lies in memory moves the null arm and the candidate alike, and one draw of that is no bound for another.
+    """
+    return NOISE if null_ratio is None else max(NOISE, 2 * abs(null_ratio - 1))
 
 
 def latency_word(ci95: Interval, ci90: Interval, noise: float) -> Word:
@@ -214,4 +220,5 @@ __all__ = [
     "compare_accuracy",
     "compare_latency",
     "latency_word",
+    "noise_of",
 ]

@@ -111,7 +111,7 @@ def agreement(replay: Replay, outputs: Mapping[int, Logits] | Sequence[Logits]) 
     worst = 0.0
     for i, expected in enumerate(replay.expected):
         found = replay.rows(i, outputs[i])
-        if found.shape != expected.shape:
+        if found.shape != expected.shape or not np.isfinite(found).all():
             return {"same_prediction_rate": 0.0, "max_logit_difference": _HUGE}
         if expected.shape[-1] == 1:  # argmax would be 0 whatever the score
             same += int((np.abs(found - expected) <= tolerance).sum())
@@ -119,5 +119,4 @@ def agreement(replay: Replay, outputs: Mapping[int, Logits] | Sequence[Logits]) 
             same += int((found.argmax(-1) == expected.argmax(-1)).sum())
         rows += len(found)
         worst = max(worst, float(np.abs(found - expected).max(initial=0.0)))
-    finite = worst if np.isfinite(worst) else _HUGE
-    return {"same_prediction_rate": same / max(rows, 1), "max_logit_difference": finite}
+    return {"same_prediction_rate": same / max(rows, 1), "max_logit_difference": worst}

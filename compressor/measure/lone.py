@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +18,13 @@ _SECONDS: Final = 1.0  # between two looks
 
 
 @contextmanager
-def alone_on_this_machine(lock: Path) -> Iterator[None]:
-    """Wait until no other run of this user times anything, and keep others waiting for the length of the body.
+def alone_on_this_machine() -> Iterator[None]:
+    """Wait until no other run of this user times anything here, and keep others waiting for the length of the body.
 
-    Args:
-        lock: A path that all runs on the machine share; the lock falls with the process that holds it.
+    The lock lies where temporary files do, which machines do not share; it falls with the process that holds it.
     """
-    with FolderLock(lock) as held:
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    with FolderLock(Path(tempfile.gettempdir()) / f"compressor-timing-{user}") as held:
         if not held.acquire():
             _LOG.info("waiting for another run to end its timing")
             while not held.acquire():

@@ -159,7 +159,8 @@ def outcome(code: int, result: Path, log: Path, name: str, timed_out_s: float | 
     """Return the result of a worker that has ended, or raise what became of it."""
     if timed_out_s is not None:
         raise MeasureError(
-            f"{name} did not finish within {timed_out_s:g} s and was ended{_tail(log)}", hint="bench.timeout_s=1800"
+            f"{name} did not finish within {timed_out_s:g} s and was ended{_tail(log)}",
+            hint=f"bench.timeout_s={2 * timed_out_s:g}",
         )
     answer = read_json(result) if result.exists() else None
     if isinstance(answer, dict) and "error" in answer:

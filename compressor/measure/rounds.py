@@ -15,7 +15,7 @@ from compressor.errors import MeasureError
 from compressor.machine import core_numbers
 from compressor.measure import noise
 from compressor.measure.schedule import Arm, schedule
-from compressor.measure.talk import Talker
+from compressor.measure.talk import Hung, Talker
 
 if TYPE_CHECKING:
     from compressor.config import BenchConfig
@@ -34,12 +34,12 @@ class Taken:
     conditions: noise.Conditions
 
 
-class _Dropped(Exception):
-    """An arm took its process down, or did not come back."""
+class _Failed(Exception):
+    """A process ended, or gave no answer, while one of these arms was asked."""
 
-    def __init__(self, arm: Arm, why: str) -> None:
+    def __init__(self, arms: Sequence[Arm], why: str, *, final: bool) -> None:
         super().__init__(why)
-        self.arm, self.why = arm, why
+        self.arms, self.why, self.final = tuple(arms), why, final
 
 
 def run_round(
@@ -51,12 +51,20 @@ def run_round(
     texts: int,
     seed: Sequence[int],
 ) -> Taken:
-    """Run one round in fresh processes; who crashes is refused, and the round starts again without it."""
+    """Run one round in fresh processes.
+
+    Where a process ends, the round starts again; a second time, whoever was asked in both is refused, for the first may have
+    been the system's doing. Who gives no answer is refused at once.
+    """
+    before: set[Arm] = set()
     while True:
         try:
             return _attempt(arms, refusals, bench, workdir, texts=texts, seed=seed)
-        except _Dropped as dropped:
-            _drop(dropped.arm, dropped.why, arms, refusals)
+        except _Failed as failed:
+            for arm in failed.arms:
+                if arm in arms and (failed.final or arm in before):
+                    _drop(arm, failed.why, arms, refusals)
+            before |= set(failed.arms)
 
 
 def _drop(arm: Arm, why: str, arms: dict[Arm, dict[str, str]], refusals: dict[Arm, str]) -> None:
@@ -86,10 +94,13 @@ def _attempt(
         }
 
         def ask(arm: Arm, **question: Any) -> dict[str, Any]:
+            return ask_of(arm.runtime, [arm], arm=arm.name, **question)
+
+        def ask_of(runtime: str, about: Sequence[Arm], **question: Any) -> dict[str, Any]:
             try:
-                return workers[arm.runtime].ask(arm=arm.name, **question)
+                return workers[runtime].ask(**question)
             except MeasureError as error:
-                raise _Dropped(arm, error.got) from error
+                raise _Failed(about, error.got, final=isinstance(error, Hung)) from error
 
         for arm, place in tuple(arms.items()):
             if arm not in arms:  # the null arm of one that was refused
@@ -99,18 +110,18 @@ def _attempt(
                 _drop(arm, why, arms, refusals)
         for arm in arms:
             answers[arm] |= ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
-        for worker in workers.values():
-            worker.ask(do="begin")
+        own = {runtime: [arm for arm in arms if arm.runtime == runtime] for runtime in workers}
+        for runtime, its in own.items():
+            ask_of(runtime, its, do="begin")
         samples = {arm: np.zeros((bench.blocks, texts), np.int64) for arm in arms}
         before = noise.read()
         for block, text, arm in schedule(list(arms), texts=texts, blocks=bench.blocks, seed=seed):
             samples[arm][block, text] = ask(arm, do="call", text=text)["ns"]
         conditions = noise.Conditions.between(before, noise.read())
-        for runtime, worker in workers.items():
-            found = worker.ask(do="agreement")
-            for arm in arms:
-                if arm.runtime == runtime:
-                    answers[arm] |= found[arm.name]
+        for runtime, its in own.items():
+            found = ask_of(runtime, its, do="agreement")
+            for arm in its:
+                answers[arm] |= found[arm.name]
     return Taken(samples=samples, answers=answers, conditions=conditions)
 
 

@@ -7,14 +7,12 @@ worker that spun, would take a core from whoever is being timed.
 from __future__ import annotations
 
 import json
-import os
-import resource
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -22,7 +20,11 @@ from typing import Any, Final
 from compressor.errors import MeasureError
 from compressor.measure.processes import job_file, outcome, running, signal_group, worker_environment
 
-_LARGEST_FILE: Final = 1 << 28  # bytes; what a flood of output may fill of the disk
+_TO_END_S: Final = 10.0  # for a worker that has closed its ear; then it is killed
+
+
+class Hung(MeasureError):
+    """A worker gave no answer."""
 
 
 class Talker:
@@ -45,10 +47,10 @@ class Talker:
             folder: The job's own folder; `job.json` and `worker.log` stay in it.
             name: What error messages call it.
             threads: Threads of every library in it.
-            timeout_s: From now; a worker that has not answered by then is ended.
+            timeout_s: For one answer; a worker that takes longer is ended.
             cores: The only cores it may run on; none: all that we may.
         """
-        self._name, self._timeout_s, self._deadline = name, timeout_s, time.monotonic() + timeout_s
+        self._name, self._timeout_s = name, timeout_s
         self._socket, theirs = socket.socketpair()
         path = job_file({**job, "talk": theirs.fileno(), "cores": sorted(cores)}, folder)
         self._result, self._log = folder / "result.json", folder / "worker.log"
@@ -64,7 +66,6 @@ class Talker:
             )
         theirs.close()
         running.add(self._process)
-        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (_LARGEST_FILE, _LARGEST_FILE))
         self._replies = self._socket.makefile("rb")
 
     def __enter__(self) -> Talker:
@@ -79,37 +80,34 @@ class Talker:
         self._replies.close()
         self._socket.close()
 
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor time it has used, user and system; 0.0 where the system does not tell."""
-        try:
-            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def ask(self, **question: Any) -> dict[str, Any]:
         """Send a question, wait for the answer.
 
         Raises:
-            MeasureError: It ended instead, or did not answer in time; the message holds its last lines. It is gone then.
+            Hung: It did not answer in time, and is gone.
+            MeasureError: It ended instead; the message holds its last lines.
             CompressorError: It met one of the user's errors; it is raised here as it was there.
         """
         try:
-            self._socket.settimeout(max(0.001, self._deadline - time.monotonic()))
+            self._socket.settimeout(self._timeout_s)
             self._socket.sendall(json.dumps(question).encode() + b"\n")
             line = self._replies.readline()
         except TimeoutError:
-            signal_group(self._process, signal.SIGKILL)
-            self._process.wait()
-            outcome(0, self._result, self._log, self._name, self._timeout_s)
-            raise
+            self._end(0.0)
+            raise Hung(f"{self._name} gave no answer within {self._timeout_s:g} s and was ended") from None
         except OSError:  # it is gone
             line = b""
         if line.endswith(b"\n"):
             return dict(json.loads(line))
-        outcome(self._process.wait(), self._result, self._log, self._name, None)
+        outcome(self._end(_TO_END_S), self._result, self._log, self._name, None)
         raise MeasureError(f"{self._name} ended before it was told to")
+
+    def _end(self, seconds: float) -> int:
+        """Wait so long for the end, then bring it about; return the exit code."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(seconds)
+        signal_group(self._process, signal.SIGKILL)
+        return self._process.wait()
 
 
 class Listener:

@@ -25,6 +25,7 @@ _KINDS = {
     "memory": "compressor.measure.memory_job",
 }
 _PR_SET_PDEATHSIG = 1
+_LARGEST_FILE = 1 << 28  # bytes
 
 
 def main(argv: list[str]) -> int:
@@ -32,6 +33,8 @@ def main(argv: list[str]) -> int:
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     out = Path(job["out"])
     _die_with_parent(job.get("parent"))
+    if job.get("talk") is not None:
+        _cap_files()
     if job.get("cores"):
         os.sched_setaffinity(0, job["cores"])  # before a library counts the cores
     try:
@@ -53,6 +56,15 @@ def _die_with_parent(parent: int | None) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:  # it ended before we asked
         os._exit(1)
+
+
+def _cap_files() -> None:
+    """Bound what a flood of output, which goes straight into a file, may fill of the disk."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    allowed = _LARGEST_FILE if most == resource.RLIM_INFINITY else min(_LARGEST_FILE, most)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (allowed, most))
 
 
 def opener(job: Mapping[str, Any]) -> Callable[[Path], Any]:

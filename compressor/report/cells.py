@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from compressor.results import CandidateResult, Comparison, Latency, MetricValue, RunResult
 
 NOTHING = "-"
@@ -175,9 +177,13 @@ def refusals(result: RunResult) -> list[str]:
 
 
 def doubts(result: RunResult) -> list[str]:
-    """One line for each runtime on which the machine's noise puts the numbers in doubt."""
+    """One line for each runtime on which noise puts the numbers in doubt, and for each round that was run again."""
     found = {entry.runtime: entry.unstable for c in result.candidates for entry in c.latency if entry.unstable}
-    return [f"the timing on {runtime} is doubtful: {'; '.join(reasons)}" for runtime, reasons in found.items()]
+    said = [f"the timing on {runtime} is doubtful: {'; '.join(reasons)}" for runtime, reasons in found.items()]
+    rounds = result.environment.get("rounds", [])
+    again = [r for r in rounds if isinstance(r, Mapping) and not r.get("kept")]
+    said += [f"a round of the timing was run again: {'; '.join(map(str, r.get('complaints', [])))}" for r in again]
+    return said
 
 
 def notes(result: RunResult) -> list[str]:

@@ -29,7 +29,8 @@ METHOD = """\
   Speed-ups are paired by text, with blocks as the unit, or rounds of fresh processes if there are several; *faster* and
   *slower* need the whole interval beyond 1 %, *equivalent* the 90 % interval within 2 %. A round in which the check strays,
   the machine is short of processors, or a ratio is not known to 1 % is run again (`bench.repeats`), then published with a note.
-  p90, p95 and p99 are bounds that hold with 99 % confidence.
+  p90, p95 and p99 are bounds that hold with 99 % confidence. Where the check strays, "beyond 1 %" becomes twice as far as
+  it strayed. The interval of a single round is that of its processes; `bench=standard` adds what changes between processes.
 - Non-zero: parameters that are not 0. Deflated: the files of the weights through zlib at level 6, as a zip would hold them.
 - Peak memory: what the model adds to a process that has loaded its runtime. MB are 10^6 bytes."""
 

@@ -22,6 +22,6 @@ def section(title: str, lines: Sequence[str]) -> list[str]:
 def inline(text: str) -> str:
     """Make text safe inside a table cell or a line: no breaks, no markup of its own."""
     clean = "".join(c if c.isprintable() else " " for c in text)
-    for mark in ("\\", "|", "`", "<", "*"):
+    for mark in ("\\", "|", "`", "<", "*", "[", "]"):
         clean = clean.replace(mark, "&lt;" if mark == "<" else f"\\{mark}")
     return clean

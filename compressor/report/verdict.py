@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from compressor.compare.verdicts import MARGIN, Word
+from compressor.compare.verdicts import Word
 from compressor.report import cells
 from compressor.results import CandidateResult, Comparison, RunResult
 
@@ -66,8 +66,8 @@ def _scores(result: RunResult, candidate: CandidateResult) -> list[str]:
     parts = []
     if better := of(Word.better, _gap):
         parts.append(f"is better in {better}")
-    if kept := of(Word.equivalent, _gap):
-        parts.append(f"keeps {kept} to within {MARGIN:.0%}")
+    if kept := of(Word.equivalent, _kept):
+        parts.append(f"keeps {kept}")
     if worse := of(Word.worse, _gap):
         parts.append(f"is worse in {worse}")
     if unknown := of(Word.inconclusive, _gap):
@@ -78,6 +78,12 @@ def _scores(result: RunResult, candidate: CandidateResult) -> list[str]:
 def _gap(found: Comparison) -> str:
     low, high = (f"{x * 100:+.1f}" for x in found.ci95)
     return f"{found.metric} ({(found.difference or 0.0) * 100:+.1f} points, 95 % CI {low} to {high})"
+
+
+def _kept(found: Comparison) -> str:
+    """Say which loss the verdict allowed; a result that does not hold it says nothing of it."""
+    allowed = "" if found.margin is None else f", where {found.margin * 100:.1f} may be lost"
+    return f"{_gap(found)[:-1]}{allowed})"
 
 
 def _and(words: Iterable[str]) -> str:

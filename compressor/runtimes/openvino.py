@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class OpenVino(Runtime):
-    """Execute OpenVINO's own format, or the ONNX export of a torch artifact."""
+    """Execute OpenVINO's own format, an ONNX file, or the export of a torch artifact."""
 
     name = "openvino"
-    forms = frozenset({Form.torch, Form.openvino})
+    forms = frozenset({Form.torch, Form.onnx, Form.openvino})
     needs_export = True
 
     def available(self) -> str | None:

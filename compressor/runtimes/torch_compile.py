@@ -25,6 +25,8 @@ class TorchCompile(TorchEager):
 
         session = super().load(folder, form, threads, open_model=open_model)
         assert isinstance(session, TorchSession)
-        torch._dynamo.config.suppress_errors = False  # an eager fallback would be timed under a false name
+        # Eager mode as a fallback would be timed under a false name.
+        torch._dynamo.config.suppress_errors = False
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
         session.model.compile(dynamic=True)
         return session

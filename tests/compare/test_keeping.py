@@ -44,3 +44,22 @@ def test_a_folder_of_somebody_elses_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is no run folder"):
         keep_results(load_runs([tmp_path / "runs"]).runs, tmp_path / "kept")
     assert (tmp_path / "kept" / "a" / "thesis.txt").read_text() == "years of work"
+
+
+def test_two_runs_of_one_name_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for sweep, right in (("s1", 330), ("s2", 300)):
+        write_run(tmp_path / sweep / "0", Model(right=right))
+    runs = load_runs([tmp_path / "s1", tmp_path / "s2"]).runs
+    with pytest.raises(StoreError, match="two runs are called 0"):
+        keep_results(runs, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_an_archive_below_is_left_out_and_a_copy_does_not_displace_its_original(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "z", Model(right=330))
+    keep_results(load_runs([tmp_path / "runs"]).runs, tmp_path / "archive")
+    again = load_runs([tmp_path], leave_out=tmp_path / "archive")
+    assert [r.name for r in again.runs] == ["runs/z"] and not again.rejected
+    both = load_runs([tmp_path])
+    assert [r.name for r in both.runs] == ["runs/z"]
+    assert [(r.name, r.why.value) for r in both.rejected] == [("archive/z", "copy")]

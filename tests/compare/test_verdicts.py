@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.compare.verdicts import Word, compare_accuracy, compare_latency
+from compressor.compare.verdicts import Word, compare_accuracy, compare_latency, noise_of
 from compressor.tasks.metrics import Accuracy, Pearson, Spearman
 
 NAMES = ("student", "teacher")
@@ -147,3 +147,8 @@ def test_equal_models_are_never_called_different() -> None:
             samples(1, 2 * seed, 0.02), samples(1, 2 * seed + 1, 0.02), names=NAMES, runtime="torch", seed=seed
         )
         assert verdict.word in (Word.equivalent, Word.inconclusive)
+
+
+@pytest.mark.parametrize(("null", "noise"), [(None, 0.01), (1.002, 0.01), (1.008, 0.016), (0.95, 0.1)])
+def test_the_threshold_is_twice_what_the_null_arm_strayed(null: float | None, noise: float) -> None:
+    assert noise_of(null) == pytest.approx(noise)

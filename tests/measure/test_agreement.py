@@ -38,5 +38,13 @@ def test_a_constant_score_may_carry_float_noise() -> None:
     assert agreement(expected, expected + 0.1)["same_prediction_rate"] == 0.0
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_class_that_is_no_number_is_not_the_same(bad: float) -> None:
+    expected = np.tile([1.0, 0.0], (40, 1))  # class 0, which is what argmax makes of NaN
+    found = expected.copy()
+    found[7, 1] = bad
+    assert agreement(expected, found) == {"same_prediction_rate": 0.0, "max_logit_difference": 1e30}
+
+
 def test_a_score_that_is_no_number_is_not_the_same() -> None:
     assert agreement(np.arange(40.0)[:, None], np.full((40, 1), np.nan))["same_prediction_rate"] == 0.0

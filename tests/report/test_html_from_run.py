@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_results import make_result
 
+from compressor.compare.rows import making_seconds
 from compressor.report.html import best
 from compressor.report.html.from_run import from_run, read_calls
-from compressor.report.html.run_rows import duration, making_seconds
+from compressor.report.html.run_rows import duration
 from compressor.report.html.view import Mark
 from compressor.results import Comparison, RunResult
 
@@ -42,10 +43,21 @@ def judged(verdict: str, **changes: object) -> RunResult:
     ],
 )
 def test_a_winner_is_marked_only_where_the_verdict_allows(verdict: str, accuracy: list[str], speed: list[str]) -> None:
+    p_value = 0.01 if verdict in ("better", "worse") else 0.4
     if accuracy is not None:
-        assert row(judged(verdict), "accuracy") == accuracy
+        assert row(judged(verdict, p_value=p_value), "accuracy") == accuracy
     if speed is not None:
         assert row(judged(verdict), "torch") == speed
+
+
+def test_an_equivalent_model_that_is_still_different_is_no_tie() -> None:
+    result = judged("equivalent", p_value=1e-7)  # a small loss, within the margin and beyond doubt
+    values = {"teacher": 0.90, "distill": 0.89}
+    candidates = tuple(
+        replace(c, metrics={n: replace(m, value=values[c.name]) for n, m in c.metrics.items()})
+        for c in result.candidates
+    )
+    assert row(replace(result, candidates=candidates), "accuracy") == ["best", ""]
 
 
 def test_equal_counts_have_no_winner_and_fewer_bytes_win() -> None:
@@ -94,10 +106,10 @@ def test_the_plane_holds_who_was_timed_and_names_who_was_not() -> None:
 
 def test_a_stage_that_was_reused_counts_as_when_it_was_trained() -> None:
     distill = make_result().candidates[2]
-    assert making_seconds(distill) == 61.5
+    assert making_seconds(distill.lineage) == 61.5
     step = replace(distill.lineage[0], notes={"stages": [{"training_seconds": 300.0}, {"training_seconds": 40.0}]})
-    assert making_seconds(replace(distill, lineage=(step,))) == 340.0
-    assert making_seconds(make_result().teacher) is None
+    assert making_seconds([step]) == 340.0
+    assert making_seconds(()) is None
 
 
 def test_cost_is_seconds_times_price() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from compressor.compare.verdicts import NOISE, Word
+from compressor.compare.verdicts import NOISE, Word, noise_of
 from compressor.report.html.view import Mark
 from compressor.results import Comparison, RunResult
 
 Apart = Callable[[str, str], bool]
+_LEVEL = 0.05
 _DECIDED = frozenset({Word.better, Word.worse, Word.faster, Word.slower})
 
 
@@ -45,14 +46,14 @@ def by_metric(result: RunResult, metric: str) -> Apart:
 def by_runtime(result: RunResult, runtime: str) -> Apart:
     """Tell models apart by their verdict on a runtime; two that never met, by disjoint intervals beyond the noise."""
     found = [c for c in result.comparisons if c.runtime == runtime]
-    nulls = [abs(c.null_ratio - 1) for c in found if c.null_ratio is not None]
-    return lambda a, b: _apart(found, result.teacher.name, a, b, max([NOISE, *nulls]))
+    noise = max((noise_of(c.null_ratio) for c in found), default=NOISE)
+    return lambda a, b: _apart(found, result.teacher.name, a, b, noise)
 
 
 def _apart(found: list[Comparison], teacher: str, a: str, b: str, noise: float) -> bool:
     met = [c for c in found if {c.candidate, c.baseline} == {a, b}]
-    if met:
-        return any(c.verdict in _DECIDED for c in met)
+    if met:  # an equivalence allows for a loss, and may still be a difference
+        return any(c.verdict in _DECIDED or (c.p_value is not None and c.p_value <= _LEVEL) for c in met)
     ours, theirs = (next((c for c in found if c.candidate == n and c.baseline == teacher), None) for n in (a, b))
     if ours is None or theirs is None:
         return False

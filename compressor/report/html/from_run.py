@@ -14,7 +14,7 @@ from compressor.report.html.view import Model, Point, Report, Stair, Staircase, 
 from compressor.report.markdown import METHOD
 from compressor.report.speed import WORDS
 from compressor.report.verdict import headline, typographic, verdicts
-from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult
+from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, RunResult
 
 _STRIPS = (
     "Shape: where the calls lie, over texts of all lengths; line: the median; dots: the slowest 5 % of the calls, "
@@ -55,7 +55,7 @@ def from_run(
         models=tuple(models.values()),
         rows=matrix_rows(result, ordered, price_per_hour),
         tradeoffs=_tradeoffs(result, ordered, models),
-        timings=tuple(_timings(models, calls_ms or {}, cells.runtimes(result))),
+        timings=tuple(_timings(result, models, calls_ms or {})),
         stairs=_stairs(result, parts, models),
         sentences=tuple(typographic(c.sentence, names) for c in result.comparisons),
         notes=(*cells.notes(result), *_noisy(result)),
@@ -193,14 +193,24 @@ def _point(
     )
 
 
-def _timings(models: Mapping[str, Model], calls_ms: Calls, order: Sequence[str]) -> list[Timing]:
-    found = []
+def _timings(result: RunResult, models: Mapping[str, Model], calls_ms: Calls) -> list[Timing]:
+    order, found = cells.runtimes(result), []
+    candidates = {c.name: c for c in result.candidates}
     for runtime in sorted(calls_ms, key=lambda name: order.index(name) if name in order else len(order)):
         by_name = calls_ms[runtime]
-        strips = [Strip(model=m, calls_ms=tuple(by_name[n])) for n, m in models.items() if by_name.get(n)]
+        strips = [
+            Strip(model=m, calls_ms=tuple(by_name[n]), bounds_ms=_bounds(cells.latency_of(candidates[n], runtime)))
+            for n, m in models.items()
+            if by_name.get(n)
+        ]
         if strips:
             found.append(Timing(key=runtime, strips=tuple(strips), caption=_STRIPS))
     return found
+
+
+def _bounds(timed: Latency | None) -> dict[str, float]:
+    known = () if timed is None else timed.percentiles
+    return {f"p{p.level * 100:g}": p.bound_ms for p in known if p.bound_ms is not None}
 
 
 def _noisy(result: RunResult) -> list[str]:

@@ -136,7 +136,8 @@ def _notes(report: Report) -> str:
 def _method(report: Report) -> str:
     """Turn the little Markdown that the method is written in, a list with emphasis, into HTML."""
     found = re.split(r"^- ", report.method, flags=re.MULTILINE)
-    lines = [re.sub(r"\*(\w+)\*", r"<em>\1</em>", clean(" ".join(text.split()))) for text in found if text.strip()]
+    plain = [clean(" ".join(text.split())) for text in found if text.strip()]
+    lines = [re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"\*([^*]+)\*", r"<em>\1</em>", text)) for text in plain]
     return section(
         "method", "How it was measured", f"<ul>{''.join(f'<li>{x}</li>' for x in lines)}</ul>" if lines else ""
     )

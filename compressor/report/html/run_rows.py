@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from compressor.compare.rows import making_seconds
 from compressor.report import cells
 from compressor.report.html import best
 from compressor.report.html.view import Cell, Mark, Row
@@ -62,7 +62,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
         )
     )
     rows.append(Row(label="peak memory", unit="MB", cells=tuple(_memory(c) for c in ordered)))
-    made = {c.name: making_seconds(c) for c in ordered}
+    made = {c.name: making_seconds(c.lineage) for c in ordered}
     if any(seconds is not None for seconds in made.values()):
         rows.append(Row(label="time to make", cells=tuple(_made(made[c.name]) for c in ordered)))
     if price is not None:
@@ -142,21 +142,6 @@ def _speeds(result: RunResult, ordered: Sequence[CandidateResult], runtime: str)
 def _memory(candidate: CandidateResult) -> Cell:
     used = candidate.peak_memory_bytes
     return Cell(text=cells.megabytes(used), value=None if used is None else float(used))
-
-
-def making_seconds(candidate: CandidateResult) -> float | None:
-    """Return what making a model took, training stages that were reused included; None for one that came as it is."""
-    if not candidate.lineage:
-        return None
-    return sum(max(step.seconds, _training_seconds(step.notes)) for step in candidate.lineage)
-
-
-def _training_seconds(notes: Any) -> float:
-    """Add up what the stages of a step recorded; a stage that was reused counts as when it was trained."""
-    if isinstance(notes, Mapping):
-        own = notes.get("training_seconds")
-        return float(own) if isinstance(own, (int, float)) else sum(_training_seconds(v) for v in notes.values())
-    return sum(_training_seconds(v) for v in notes) if isinstance(notes, (list, tuple)) else 0.0
 
 
 def _made(seconds: float | None) -> Cell:

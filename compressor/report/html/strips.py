@@ -11,8 +11,6 @@ from compressor.report.html.view import Strip, Timing
 
 BINS = 90
 TAIL_DOTS = 40  # of one strip; more are thinned, the slowest kept
-# Fewest calls for a percentile to be printed: a one-sided 99 % bound with one call beyond it, LoadGen's early stopping.
-FEWEST = {0.9: 64, 0.99: 662}
 FIGURES = ("p50", "p90", "p99", "max")
 ROW, NARROW_ROW, COLUMN = 30.0, 44.0, 44.0
 
@@ -29,7 +27,7 @@ def draw(timing: Timing, width: float = 720, *, kind: str = "") -> str:
     calls = [np.asarray(s.calls_ms, np.float64) for s in timing.strips]
     row, head = (NARROW_ROW, 0.0) if narrow else (ROW, 16.0)
     names = min(260.0, max(len(s.model.name) for s in timing.strips) * CHARACTER + 12)
-    columns = [name for name in FIGURES if any(name in figures(ms) for ms in calls)]
+    columns = [name for name in FIGURES if any(name in figures(strip) for strip in timing.strips)]
     beside = 0.0 if narrow else COLUMN * len(columns) + 10
     left, right = (6.0, width - 12) if narrow else (names, width - beside)
     edge = max(float(np.quantile(ms, 0.99)) for ms in calls) * 1.06 or 1.0
@@ -40,14 +38,14 @@ def draw(timing: Timing, width: float = 720, *, kind: str = "") -> str:
         middle = head + row * i + (row - 11 if narrow else row / 2 + 4)
         parts.append(_strip(strip, ms, x, middle, 10.0))
         if narrow:
-            words = _figures(ms, short=True)
+            words = _figures(strip, short=True)
             said = svg.shortened(strip.model.name, width - 20 - len(words) * CHARACTER)
             parts.append(svg.text(left, middle - 16, said, "label"))
             parts.append(svg.text(right, middle - 16, words, "tick", "end"))
         else:
             said = svg.shortened(strip.model.name, names - 10)
             parts.append(svg.text(left - 10, middle + 4, said, "label", "end"))
-            values = figures(ms)
+            values = figures(strip)
             for k, name in enumerate(reversed(columns)):
                 if name in values:
                     parts.append(svg.text(width - 4 - k * COLUMN, middle + 4, svg.figure(values[name]), "tick", "end"))
@@ -56,14 +54,13 @@ def draw(timing: Timing, width: float = 720, *, kind: str = "") -> str:
     return svg.svg(width, bottom + 40, f"milliseconds a call on {timing.key}", parts, kind)
 
 
-def figures(ms: NDArray[np.float64]) -> dict[str, float]:
-    """Return the median, the percentiles for which there are calls enough, and the slowest call, by name."""
-    enough = {f"p{q * 100:.0f}": float(np.quantile(ms, q)) for q, fewest in FEWEST.items() if len(ms) >= fewest}
-    return {"p50": float(np.median(ms)), **enough, "max": float(ms.max())}
+def figures(strip: Strip) -> dict[str, float]:
+    """Return the median, the bounds of higher percentiles, and the slowest call, by name."""
+    return {"p50": float(np.median(strip.calls_ms)), **strip.bounds_ms, "max": max(strip.calls_ms)}
 
 
-def _figures(ms: NDArray[np.float64], *, short: bool) -> str:
-    values = {name: value for name, value in figures(ms).items() if name != "p99" or not short}
+def _figures(strip: Strip, *, short: bool) -> str:
+    values = {name: value for name, value in figures(strip).items() if name in ("p50", "p90", "max") or not short}
     return "  ".join(f"{name} {svg.figure(value)}" for name, value in values.items())
 
 
@@ -89,7 +86,7 @@ def _strip(strip: Strip, ms: NDArray[np.float64], x: Scale, middle: float, half:
     if beyond := int((ms > x.high).sum()):
         parts.append(svg.path(f"M{n(x.end + 3)} {n(middle - 4)}l4 4l-4 4", "beyond"))
     parts.append(svg.line(median, middle - half, median, middle + half, "median"))
-    title = f"{strip.model.name}: {_figures(ms, short=False)} ms, {len(ms):,} calls"
+    title = f"{strip.model.name}: {_figures(strip, short=False)} ms, {len(ms):,} calls"
     if beyond:
         title += f", {beyond} of them beyond the right edge"
     return svg.group(parts, title, strip.model.number)

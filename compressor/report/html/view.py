@@ -84,6 +84,9 @@ class Strip:
 
     model: Model
     calls_ms: tuple[float, ...]
+    bounds_ms: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of percentiles that could be bounded: `p90` and so on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
