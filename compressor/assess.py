@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from compressor import assets
 from compressor.artifact import CompressedModel
-from compressor.compare.predictions import Tables, prediction_file, read_tables
+from compressor.compare.predictions import PREDICTIONS, Tables, prediction_file, read_tables
 from compressor.compare.records import (
     accuracy_comparison,
     agreements,
@@ -182,7 +182,7 @@ def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> Non
 
 def _keep_raw(measured: Measured, folder: Path) -> None:
     """Move predictions and timings out of the workspace."""
-    (folder / "predictions").mkdir()
+    (folder / PREDICTIONS).mkdir()
     for name, scored in measured.scored.items():
         for split, score in scored.splits.items():
             shutil.copy(score.file, prediction_file(folder, name, split))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from compressor.compare.bootstrap import paired_difference
 from compressor.compare.candidates import Arm
 from compressor.compare.paired_tests import paired_p_value
+from compressor.compare.predictions import prediction_file
 from compressor.compare.statistics import (
     Interval,
     detectable_difference,
@@ -53,8 +54,8 @@ class PairedDifference:
         metric: Name of the metric, `metric@split` off the test split.
         difference: In the metric's own unit; with several shared seeds the mean over them.
         ci95: Over the examples, or over the seeds where that is wider.
-        p_value: Of no difference. Accuracy of one seed: exact McNemar; several shared seeds: the larger of the t-tests over
-            examples and over seeds, so that a claim holds for both; other metrics: normal, with the bootstrap's error.
+        p_value: Of no difference. One seed: exact McNemar for accuracy, the paired permutation test for other metrics; several
+            shared seeds: the larger of the test over examples and the t-test over seeds, so that a claim holds for both.
         detectable: The smallest difference that this test finds with 80 % power.
         n: Examples.
         seeds: Seeds that both have, or (first's, second's) where they share none.
@@ -90,7 +91,7 @@ class PredictionReader:
             StoreError: The file is missing or cannot be read.
         """
         split = metric.partition("@")[2] or "test"
-        path = arm.run.folder / "predictions" / f"{arm.result.name}-{split}.parquet"
+        path = prediction_file(arm.run.folder, arm.result.name, split)
         if path not in self._read:
             self._read[path] = _read(path)
         return self._read[path]

@@ -15,6 +15,8 @@ from compressor.errors import StoreError
 
 _COLUMNS: Final = ("id", "prediction", "label", "logits", "tokens")
 
+PREDICTIONS = "predictions"  # folder of a run's Parquet files; what is archived has none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictionTable:
@@ -56,7 +58,7 @@ Tables = Mapping[str, PredictionTable]  # one candidate's predictions, by split
 
 def prediction_file(folder: Path, candidate: str, split: str) -> Path:
     """Return where a run folder keeps a candidate's predictions."""
-    return folder / "predictions" / f"{candidate}-{split}.parquet"
+    return folder / PREDICTIONS / f"{candidate}-{split}.parquet"
 
 
 def read_predictions(path: Path) -> PredictionTable:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor import commit
+from compressor.compare.predictions import PREDICTIONS
 from compressor.errors import StoreError
 from compressor.results import OK, SCHEMA_VERSION, RunResult
 
@@ -111,7 +112,7 @@ def load_runs(
 
 
 def _poorer(first: Run, second: Run) -> bool:
-    return not (first.folder / "predictions").is_dir() and (second.folder / "predictions").is_dir()
+    return not (first.folder / PREDICTIONS).is_dir() and (second.folder / PREDICTIONS).is_dir()
 
 
 def _walk(folder: Path, given: Path, leave_out: Path | None) -> tuple[list[Path], list[Rejected]]:

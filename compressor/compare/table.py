@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from compressor.compare.candidates import join
 from compressor.compare.conditions import Setting, settings
 from compressor.compare.pairing import PredictionReader, examples_of, significance
+from compressor.compare.predictions import PREDICTIONS
 from compressor.compare.ranking import Mark, by_intervals, by_tests
 from compressor.compare.rows import OTHER_EXAMPLES, Row, make_row, speed_cells
 from compressor.compare.runs import Rejected, Runs
@@ -106,6 +107,7 @@ def compare(runs: Runs, *, metric: str | None = None) -> Table:
         rows = _judge_quality(rows, task, name, reader, notes)
     for setting in named.values():
         rows = _judge_speed(rows, setting)
+        notes += _doubts(rows, setting)
     columns = tuple(named.values())
     return Table(
         rows=tuple(_judge_counts(rows)),
@@ -137,7 +139,14 @@ def _judge_quality(
     examples: dict[str, str] = {}
     remarks: dict[str, str] = {}
     present = [row for row in rows if task in row.quality]
+    bare = [
+        row for row in present if not any((arm.run.folder / PREDICTIONS).is_dir() for arm in row.candidate.on(task))
+    ]
+    if bare and len(present) > 1:
+        notes.append(f"not ranked on {task}, for want of predictions: {', '.join(row.label for row in bare)}")
     for row in present if len(present) > 1 else ():
+        if row in bare:
+            continue
         scored = row.candidate.scored(task, metric)
         if row.is_teacher:
             scored = scored[:1]  # it lies in every run, and is not ranked
@@ -188,6 +197,13 @@ def _judge_speed(rows: Sequence[Row], setting: Setting) -> list[Row]:
         else row
         for row in rows
     ]
+
+
+def _doubts(rows: Sequence[Row], setting: Setting) -> list[str]:
+    """Say on which rows the machine's noise puts the speed in doubt."""
+    key = setting.task, setting.label
+    found = [(row.label, row.speed[key].unstable) for row in rows if not row.is_teacher and key in row.speed]
+    return [f"{label} on {setting.label}: the timing is doubtful: {'; '.join(why)}" for label, why in found if why]
 
 
 def _judge_counts(rows: Sequence[Row]) -> list[Row]:

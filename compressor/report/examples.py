@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.compare.flips import Flip, find_flips, score_changes
 from compressor.compare.multiplicity import best_set
-from compressor.compare.predictions import PredictionTable, Tables, prediction_file, read_tables
+from compressor.compare.predictions import PREDICTIONS, PredictionTable, Tables, prediction_file, read_tables
 from compressor.compare.slices import Slice, parts, slice_metric
 from compressor.report import cells
 from compressor.report.markup import inline, section, table
@@ -49,7 +49,7 @@ def examples(result: RunResult, folder: Path) -> list[str]:
     Raises:
         StoreError: A file is missing or damaged, or the candidates' are of different examples.
     """
-    if not (folder / "predictions").is_dir():
+    if not (folder / PREDICTIONS).is_dir():
         return section("Flips and slices", ["Not available: no predictions stand beside this report."])
     splits = list(dict.fromkeys(name.partition("@")[2] or "test" for name in cells.metric_names(result)))
     files = {c.name: {s: prediction_file(folder, c.name, s) for s in splits} for c in result.candidates}
