@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor import assets
 from compressor.artifact import CompressedModel
@@ -32,7 +32,7 @@ from compressor.measure.lone import alone_on_this_machine
 from compressor.measure.memory import MemoryResult, measure_memory
 from compressor.measure.samples import write_samples
 from compressor.measure.size import measure_size
-from compressor.measure.workload import Replay, choose_workload
+from compressor.measure.workload import Replay, Workload, choose_workload
 from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult
 from compressor.runtimes import get_runtime
 from compressor.tasks.base import Task
@@ -65,6 +65,7 @@ class Measured:
     tables: Mapping[str, Tables]
     latency: LatencyRun
     memory: Mapping[str, MemoryResult]
+    workload: Workload
 
 
 def assess(
@@ -102,9 +103,27 @@ def assess(
         comparisons=tuple(
             c for ours, theirs in _pairs(entries) for c in _comparisons(ours, theirs, measured, task, config)
         ),
-        environment={**environment(threads=config.bench.threads), "rounds": round_records(measured.latency)},
+        environment={
+            **environment(threads=config.bench.threads),
+            "data": data.fingerprint,
+            "workload": _workload_record(measured, config),
+            "rounds": round_records(measured.latency),
+        },
         notes=_notes(entries),
     )
+
+
+def _workload_record(measured: Measured, config: RunConfig) -> dict[str, Any]:
+    """Return which texts were timed, and how long they are in the teacher's tokens."""
+    table = next(iter(measured.tables.values()))[measured.workload.split]
+    tokens = dict(zip(table.ids, table.tokens, strict=True))
+    batches = measured.workload.batches
+    return {
+        "split": measured.workload.split,
+        "ids": [list(batch) for batch in batches],
+        "tokens": [[tokens[i] for i in batch] for batch in batches],
+        "seed": config.seed,
+    }
 
 
 def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
@@ -150,7 +169,7 @@ def _measure(
             memory = measure_memory(list(scored.values()), bench, work)
             bar.advance()
     predicted = {name: {split: score.file for split, score in one.splits.items()} for name, one in scored.items()}
-    return Measured(scored=scored, tables=read_tables(predicted), latency=latency, memory=memory)
+    return Measured(scored=scored, tables=read_tables(predicted), latency=latency, memory=memory, workload=workload)
 
 
 def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> None:

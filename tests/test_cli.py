@@ -108,7 +108,12 @@ def test_the_result_has_what_was_promised(finished) -> None:
     assert compared["finetune", "accuracy"].difference is not None
     against = [c for c in result.comparisons if c.baseline == "finetune" and c.metric == "accuracy"]
     assert [c.candidate for c in against] == ["distill+int8_dynamic"], "the result is also held against the baseline"
-    assert plain["environment"]["packages"]
+    seen = plain["environment"]
+    assert seen["packages"] and seen["data"] and seen["torch_build"]
+    assert [len(batch) for batch in seen["workload"]["ids"]] == [len(batch) for batch in seen["workload"]["tokens"]]
+    lengths = [tokens for batch in seen["workload"]["tokens"] for tokens in batch]
+    assert lengths == sorted(lengths) and min(lengths) > 2, "the replayed texts, shortest first"
+    assert [r["kept"] for r in seen["rounds"]][-1] is True
     judged = compared["finetune", "accuracy"]
     assert judged.margin == pytest.approx(0.05 * result.teacher.metrics["accuracy"].value)
     assert judged.p_value is not None and judged.keeps_99 is not None

@@ -42,6 +42,9 @@ def environment(*, threads: int) -> dict[str, Any]:
         "machine": platform.machine(),
         "cpu": _cpu(),
         "cpu_flags": _flags(),
+        "microcode": _cpuinfo("microcode"),
+        "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or UNAVAILABLE,
+        "torch_build": _torch_build(),
         "cores": os.cpu_count() or UNAVAILABLE,
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else UNAVAILABLE,
         "cpu_quota": _quota(),
@@ -89,10 +92,23 @@ def _git() -> dict[str, Any] | str:
 
 
 def _cpu() -> str:
+    found = _cpuinfo("model name")
+    return found if found != UNAVAILABLE else platform.processor() or UNAVAILABLE
+
+
+def _cpuinfo(name: str) -> str:
     for line in _read("/proc/cpuinfo").splitlines():
-        if line.startswith("model name"):
+        if line.startswith(name):
             return line.partition(":")[2].strip()
-    return platform.processor() or UNAVAILABLE
+    return UNAVAILABLE
+
+
+def _torch_build() -> list[str]:
+    """Return what torch says of its own libraries: compilers, BLAS, oneDNN, the instructions it uses."""
+    import torch
+
+    lines = (line.strip(" -\t") for line in torch.__config__.show().splitlines()[1:])
+    return [line for line in lines if line and not line.startswith("Build settings")]
 
 
 def _flags() -> list[str] | str:
