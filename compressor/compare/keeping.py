@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from compressor import commit
 from compressor.compare.runs import RESULT, SETTINGS, Run
 from compressor.errors import StoreError
+from compressor.results import RunResult
 
 
 def keep_results(runs: Sequence[Run], place: Path) -> list[Path]:
     """Write a run folder of `result.json` and `run.yaml` for each run, under its own name; return those that are new.
 
-    Such a folder is whole by its own manifest, and `load_runs` reads it. Candidates of two of them cannot be paired by
+    Where the models lie, which names folders of this machine, is left out of the result. Such a folder is whole by its own manifest, and `load_runs` reads it. Candidates of two of them cannot be paired by
     example, since predictions are left behind. A folder that holds another run of the name is replaced once the new one
     is whole; the run that was read, itself in `place`, stays as it is.
 
@@ -36,8 +37,8 @@ def keep_results(runs: Sequence[Run], place: Path) -> list[Path]:
         partial = commit.open_partial(final, keep_existing=True)
         try:
             with commit.disk_errors(partial):
-                for name in (RESULT, SETTINGS):
-                    shutil.copyfile(run.folder / name, partial / name)
+                commit.write_json_atomic(partial / RESULT, _without_places(run.result).to_json())
+                (partial / SETTINGS).write_bytes((run.folder / SETTINGS).read_bytes())
                 commit.set_aside(final)
             commit.commit(partial, final)
         except BaseException:
@@ -51,5 +52,9 @@ def _same(run: Run, final: Path) -> bool:
     """Tell whether the copy is there already."""
     if not commit.is_complete(final):
         return False
-    pairs = ((run.folder / name, final / name) for name in (RESULT, SETTINGS))
-    return all(copy.is_file() and copy.read_bytes() == original.read_bytes() for original, copy in pairs)
+    kept = commit.read_json(final / RESULT) == _without_places(run.result).to_json()
+    return kept and (final / SETTINGS).read_bytes() == (run.folder / SETTINGS).read_bytes()
+
+
+def _without_places(result: RunResult) -> RunResult:
+    return replace(result, candidates=tuple(replace(c, path=None) for c in result.candidates))

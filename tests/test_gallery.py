@@ -1,0 +1,23 @@
+"""The published table is what its command prints from the kept results, and names what is missing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import gallery_page  # noqa: E402 - found through the line above
+
+from compressor.compare import load_runs  # noqa: E402
+
+
+def test_every_kept_result_is_whole_and_of_a_recipe() -> None:
+    runs = load_runs([gallery_page.KEPT], verify=True)
+    assert not runs.rejected
+    assert set(gallery_page.seeds_of(runs)) <= set(gallery_page.recipes())
+    assert all(any(o.startswith("experiment=") for o in run.overrides) for run in runs.runs)
+
+
+def test_the_page_is_what_the_script_makes() -> None:
+    assert gallery_page.PAGE.read_text(encoding="utf-8") == gallery_page.page()
