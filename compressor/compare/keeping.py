@@ -15,9 +15,10 @@ from compressor.results import RunResult
 def keep_results(runs: Sequence[Run], place: Path) -> list[Path]:
     """Write a run folder of `result.json` and `run.yaml` for each run, under its own name; return those that are new.
 
-    Where the models lie, which names folders of this machine, is left out of the result. Such a folder is whole by its own manifest, and `load_runs` reads it. Candidates of two of them cannot be paired by
-    example, since predictions are left behind. A folder that holds another run of the name is replaced once the new one
-    is whole; the run that was read, itself in `place`, stays as it is.
+    Where the models lie, which names folders of this machine, is left out of the result. Such a folder is whole by its own
+    manifest, and `load_runs` reads it. Candidates of two of them cannot be paired by example, since predictions are left
+    behind. A folder that holds another run of the name is replaced once the new one is whole; a run that was read from
+    `place` itself stays as it is.
 
     Raises:
         StoreError: Two runs have one name, something else stands where a folder shall be, or the disk is full.

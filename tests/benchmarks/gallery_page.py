@@ -27,9 +27,10 @@ def page() -> str:
     lines = [
         "# The gallery: every recipe on one teacher and one task",
         "",
-        "Teacher: e5-small (12 layers x 384), fine-tuned on rotten_tomatoes. A row is a recipe of `conf/experiment`: made, saved, and",
-        "measured from disk beside its teacher, on two cores of an AMD EPYC (Zen 5), no GPU, one thread and one text a call. *kept*",
-        "is the share of the teacher's test accuracy. `pip install '.[all]'` brings what the recipes need.",
+        "Teacher: e5-small (12 layers x 384), fine-tuned on rotten_tomatoes. A row is a recipe of `conf/experiment`:",
+        "made, saved, and measured from disk beside its teacher, on two cores of an AMD EPYC (Zen 5), no GPU, one thread",
+        "and one text a call. *kept* is the share of the teacher's test accuracy. `pip install '.[all]'` brings what the",
+        "recipes need.",
         "",
         "```sh",
         "python -m compressor suite=gallery task.accept_licence=true  # some three hours; goes on where it stopped",
