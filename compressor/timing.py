@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from compressor.compare.stability import doubts
+from compressor.compare.stability import doubts, unknowns
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
 from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun
 from compressor.measure.rounds import NULL, Samples
@@ -22,8 +22,8 @@ def judge_rounds(baseline: str, seed: int) -> Judge:
         for runtime in dict.fromkeys(arm.runtime for arm in samples):
             found = {arm.name: ns for arm, ns in samples.items() if arm.runtime == runtime}
             if (base := found.pop(baseline, None)) is not None:
-                texts = doubts(base, found.pop(NULL, None), found, seed=seed)
-                said += [Complaint(runtime, text) for text in texts]
+                said += [Complaint(runtime, t) for t in doubts(base, found.pop(NULL, None), seed=seed)]
+                said += [Complaint(runtime, t, again=False) for t in unknowns(base, found, seed=seed)]
         return said
 
     return judge

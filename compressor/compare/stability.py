@@ -18,27 +18,35 @@ MAX_DRIFT: Final = 0.10  # interquartile range of the block medians over their m
 def doubts(
     baseline_ns: NDArray[np.int64],
     null_ns: NDArray[np.int64] | None,
-    others_ns: Mapping[str, NDArray[np.int64]],
     *,
     seed: int,
 ) -> list[str]:
     """Say why the samples of one runtime are doubtful, [blocks, texts] each; nothing if they are not.
 
-    The baseline's second load must come out within 1 %, every ratio must be known to 1 %, and the baseline's block medians
-    must not wander by more than a tenth (torch.utils.benchmark warns from the same share).
+    The baseline's second load must come out within 1 %, and the baseline's block medians must not wander by more than a tenth
+    (torch.utils.benchmark warns from the same share). Either may go away in another round.
     """
     said = []
     if null_ns is not None:
         null = speed_up(null_ns, baseline_ns, seed=seed)
         if abs(null.ratio - 1) > NOISE:
             said.append(f"a second load of the baseline came out x{null.ratio:.3f}")
+    medians = np.median(baseline_ns, axis=1)
+    low, middle, high = np.quantile(medians, [0.25, 0.5, 0.75])
+    if (drift := float((high - low) / middle)) > MAX_DRIFT:
+        said.append(f"the baseline's block medians wandered by {drift:.0%}")
+    return said
+
+
+def unknowns(baseline_ns: NDArray[np.int64], others_ns: Mapping[str, NDArray[np.int64]], *, seed: int) -> list[str]:
+    """Name the ratios that the samples of one runtime, [blocks, texts] each, do not tell to 1 %.
+
+    Another round of as many blocks would tell them no better; more blocks or rounds would.
+    """
+    said = []
     for name, samples_ns in others_ns.items():
         found = speed_up(samples_ns, baseline_ns, seed=seed)
         half = (found.ci95.high - found.ci95.low) / 2 / found.ratio
         if half > MAX_HALF_WIDTH:
             said.append(f"the ratio of {name} is known to {half:.1%} only")
-    medians = np.median(baseline_ns, axis=1)
-    low, middle, high = np.quantile(medians, [0.25, 0.5, 0.75])
-    if (drift := float((high - low) / middle)) > MAX_DRIFT:
-        said.append(f"the baseline's block medians wandered by {drift:.0%}")
     return said

@@ -30,10 +30,11 @@ MIN_AGREEMENT = 0.9  # of predictions, for models whose arithmetic is not exact
 
 
 class Complaint(NamedTuple):
-    """Why a round is doubtful, on one runtime or (None) on all."""
+    """Why a round is doubtful, on one runtime or (None) on all; `again`: whether another round may be less so."""
 
     runtime: str | None
     text: str
+    again: bool = True
 
 
 Judge = Callable[[Samples], list[Complaint]]  # what speaks against a round, by its samples
@@ -154,7 +155,7 @@ def measure_latency(
             order = [seed, number, attempt]
             taken = run_round(arms, refusals, bench, workdir, texts=texts, seed=order)
             complaints = (*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples))
-            good = not complaints or attempt == bench.repeats
+            good = attempt == bench.repeats or not any(c.again for c in complaints)
             rounds.append(
                 Round(number=number, attempt=attempt, kept=good, complaints=complaints, conditions=taken.conditions)
             )

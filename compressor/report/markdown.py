@@ -27,8 +27,9 @@ METHOD = """\
 - Latency: real texts of the test split at their own lengths; all models on all runtimes are interleaved call by call, in one
   process a runtime of which only the one that is asked computes, and the teacher is loaded twice in each as a check.
   Speed-ups are paired by text, with blocks as the unit, or rounds of fresh processes if there are several; *faster* and
-  *slower* need the whole interval beyond 1 %, *equivalent* the 90 % interval within 2 %. A round in which the check strays,
-  the machine is short of processors, or a ratio is not known to 1 % is run again (`bench.repeats`), then published with a note.
+  *slower* need the whole interval beyond 1 %, *equivalent* the 90 % interval within 2 %. A round in which the check strays
+  or the machine is short of processors is run again (`bench.repeats`), then published with a note; a ratio that is not known
+  to 1 % has a note too.
   p90, p95 and p99 are bounds that hold with 99 % confidence. Where the check strays, "beyond 1 %" becomes twice as far as
   it strayed. The interval of a single round is that of its processes; `bench=standard` adds what changes between processes.
 - Non-zero: parameters that are not 0. Deflated: the files of the weights through zlib at level 6, as a zip would hold them.

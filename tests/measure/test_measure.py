@@ -79,7 +79,9 @@ def test_a_doubtful_round_is_run_again_and_then_kept_with_its_complaint(
     def judge(samples) -> list[Complaint]:
         judged.append(samples)
         doubtful = len(judged) in (1, 4, 5, 6)  # the first attempt of the first round, and every one of the third
-        return [Complaint("torch", "as the test wants it")] if doubtful else []
+        # What another round would not mend is no reason for one.
+        told = [Complaint("torch", "wide", again=False)]
+        return [Complaint("torch", "as the test wants it")] if doubtful else told if len(judged) == 3 else []
 
     run = measure_latency(scored, bench, tmp_path, seed=0, judge=judge)
     found = run.runtimes[0].timed["student"].samples_ns
@@ -87,7 +89,7 @@ def test_a_doubtful_round_is_run_again_and_then_kept_with_its_complaint(
     kept = [judged[i - 1][Arm("torch", "student")] for i in (2, 3, 6)]
     np.testing.assert_array_equal(found, np.stack(kept))
     told = [[c.text for c in r.complaints if c.runtime == "torch"] for r in run.rounds if r.kept]
-    assert told == [[], [], ["as the test wants it"]]
+    assert told == [[], ["wide"], ["as the test wants it"]]
     assert [r.number for r in run.rounds if not r.kept] == [0, 2, 2]
 
 
