@@ -19,5 +19,7 @@ def test_every_kept_result_is_whole_and_of_a_recipe() -> None:
     assert all(any(o.startswith("experiment=") for o in run.overrides) for run in runs.runs)
 
 
-def test_the_page_is_what_the_script_makes() -> None:
+def test_page_and_readme_are_what_the_script_makes() -> None:
     assert gallery_page.PAGE.read_text(encoding="utf-8") == gallery_page.page()
+    text = gallery_page.README.read_text(encoding="utf-8")
+    assert gallery_page.BEGIN in text and gallery_page.readme(text) == text

@@ -1,4 +1,4 @@
-"""Write plugins/GALLERY.md from the kept results of the gallery.
+"""Write plugins/GALLERY.md, and the top rows in README.md, from the kept results of the gallery.
 
     python -m compressor suite=gallery task.accept_licence=true              # every recipe, one run folder each
     python -m compressor.compare multirun/gallery --archive plugins/gallery  # results without models
@@ -17,7 +17,11 @@ from compressor.report.comparison import comparison
 from compressor.report.views import Format, render
 
 ROOT = Path(__file__).parents[2]
-KEPT, PAGE = ROOT / "plugins" / "gallery", ROOT / "plugins" / "GALLERY.md"
+KEPT, PAGE, README = ROOT / "plugins" / "gallery", ROOT / "plugins" / "GALLERY.md", ROOT / "README.md"
+BEGIN, END = "<!-- gallery: begin -->\n", "<!-- gallery: end -->"
+TOP = ("q8bert", "prune_half", "int8_onnx", "int8_static", "distill_6l", "distilbert_6l", "finetune_6l", "distill_int8",
+       "albert_shared", "tinybert_4l", "small_vocab", "gptq_4bit", "bnb_nf4")  # fmt: skip
+RUNTIMES = ("torch", "onnxruntime", "openvino")
 
 
 def page() -> str:
@@ -44,6 +48,38 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def top() -> str:
+    """Return the rows of the README: what is kept, and the speed-up over the teacher on the same runtime."""
+    table = compare(load_runs([KEPT]))
+    rows = {row.label: row for row in table.rows}
+    task = next(iter(table.metrics))
+    lines = [
+        f"| recipe | parameters M | MB | accuracy kept (difference, 95 % CI) | {' | '.join(RUNTIMES)} |",
+        f"|---|---|---|---|{'---|' * len(RUNTIMES)}",
+    ]
+    for name in (name for name in TOP if name in rows):
+        row = rows[name]
+        quality, gap = row.quality[task], row.quality[task].difference
+        low, high = (f"{100 * end:+.1f}" for end in (gap.ci95.low, gap.ci95.high))
+        speeds = [row.speed.get((task, runtime)) for runtime in RUNTIMES]
+        cells = [
+            f"`{name}`",
+            f"{row.parameters.value / 1e6:.1f}",
+            f"{row.size_bytes.value / 1e6:.1f}",
+            f"{quality.kept.value:.1%} ({100 * gap.value:+.1f}, {low}..{high})",
+            *("-" if s is None or s.speed_up is None else f"x{s.speed_up.value:.2f}" for s in speeds),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def readme(text: str) -> str:
+    """Return the README with the rows in their place."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{top()}{END}{after}"
+
+
 def recipes() -> list[str]:
     """Return the names of all experiments."""
     return sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -61,4 +97,5 @@ def seeds_of(runs: Runs) -> dict[str, set[int]]:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
-    print(PAGE)
+    README.write_text(readme(README.read_text(encoding="utf-8")), encoding="utf-8")
+    print(PAGE, README)
