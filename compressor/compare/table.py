@@ -203,7 +203,7 @@ def _doubts(rows: Sequence[Row], setting: Setting) -> list[str]:
     """Say on which rows the machine's noise puts the speed in doubt."""
     key = setting.task, setting.label
     found = [(row.label, row.speed[key].unstable) for row in rows if not row.is_teacher and key in row.speed]
-    return [f"{label} on {setting.label}: the timing is doubtful: {'; '.join(why)}" for label, why in found if why]
+    return [f"timing of {label} on {setting.label}: {'; '.join(why)}" for label, why in found if why]
 
 
 def _judge_counts(rows: Sequence[Row]) -> list[Row]:

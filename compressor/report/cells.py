@@ -179,7 +179,7 @@ def refusals(result: RunResult) -> list[str]:
 def doubts(result: RunResult) -> list[str]:
     """One line for each runtime on which noise puts the numbers in doubt, and for each round that was run again."""
     found = {entry.runtime: entry.unstable for c in result.candidates for entry in c.latency if entry.unstable}
-    said = [f"the timing on {runtime} is doubtful: {'; '.join(reasons)}" for runtime, reasons in found.items()]
+    said = [f"timing on {runtime}: {'; '.join(reasons)}" for runtime, reasons in found.items()]
     rounds = result.environment.get("rounds", [])
     again = [r for r in rounds if isinstance(r, Mapping) and not r.get("kept")]
     said += [f"a round of the timing was run again: {'; '.join(map(str, r.get('complaints', [])))}" for r in again]
