@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from compressor.compare.pairing import significance
 from compressor.compare.ranking import Mark, by_intervals, by_tests
-from compressor.compare.rows import Row
+from compressor.compare.rows import Row, noise_in
 from compressor.compare.table import Table
 from compressor.compare.values import Value
 from compressor.errors import CompressorError, ConfigError
@@ -232,7 +232,9 @@ def _tied(table: Table, question: Question, fitting: Sequence[Option]) -> tuple[
     """Return who cannot be told from the first in what is wanted."""
     values = {option.label: option.value for option in fitting}
     if question.want is not Want.accurate:
-        marks = by_intervals(values, higher=question.want is Want.fastest)
+        fastest = question.want is Want.fastest
+        noise = noise_in(table.rows, (question.task or "", _setting(table, question))) if fastest else 0.0
+        marks = by_intervals(values, higher=fastest, noise=noise)
     else:
         task = question.task or ""
         metric, higher = table.metrics[task], _higher(table, task)
@@ -247,6 +249,10 @@ def _tied(table: Table, question: Question, fitting: Sequence[Option]) -> tuple[
         except CompressorError:
             return tuple(option.label for option in fitting[1:])
     return tuple(o.label for o in fitting[1:] if marks.get(o.label) is Mark.tied)
+
+
+def _setting(table: Table, question: Question) -> str:
+    return table.setting(question.task or "", question.runtime).label
 
 
 def _higher(table: Table, task: str) -> bool:

@@ -11,7 +11,7 @@ from compressor.compare.conditions import Conditions, Machine, software
 from compressor.compare.ranking import Mark
 from compressor.compare.statistics import Interval
 from compressor.compare.values import Value, exact, interval_at, over_runs, over_seeds
-from compressor.compare.verdicts import MARGIN, accuracy_word, latency_word, noise_of
+from compressor.compare.verdicts import MARGIN, NOISE, accuracy_word, latency_word, noise_of
 from compressor.results import Comparison, Latency, LineageStep
 
 OTHER_EXAMPLES = "other examples"
@@ -157,6 +157,11 @@ def speed_cells(candidate: Candidate) -> dict[SpeedKey, SpeedCell]:
             key = arm.run.result.task, timed.runtime, conditions_of(arm, timed)
             groups.setdefault(key, []).append((arm, timed))
     return {key: _speed_cell(entries) for key, entries in groups.items()}
+
+
+def noise_in(rows: Sequence[Row], key: tuple[str, str]) -> float:
+    """Return how far apart two ratios of a setting must be to be called different, from the null arms of all its runs."""
+    return max((noise_of(row.speed[key].null_ratio) for row in rows if key in row.speed), default=NOISE)
 
 
 def conditions_of(arm: Arm, timed: Latency) -> Conditions:

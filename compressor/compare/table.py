@@ -16,7 +16,7 @@ from compressor.compare.conditions import Setting, settings
 from compressor.compare.pairing import PredictionReader, examples_of, significance
 from compressor.compare.predictions import PREDICTIONS
 from compressor.compare.ranking import Mark, by_intervals, by_tests
-from compressor.compare.rows import OTHER_EXAMPLES, Row, make_row, speed_cells
+from compressor.compare.rows import OTHER_EXAMPLES, Row, make_row, noise_in, speed_cells
 from compressor.compare.runs import Rejected, Runs
 from compressor.errors import CompressorError, ConfigError
 
@@ -188,7 +188,7 @@ def _judge_quality(
 def _judge_speed(rows: Sequence[Row], setting: Setting) -> list[Row]:
     key = setting.task, setting.label
     ratios = {r.label: v for r in rows if key in r.speed and not r.is_teacher and (v := r.speed[key].speed_up)}
-    marks = by_intervals(ratios)
+    marks = by_intervals(ratios, noise=noise_in(rows, key))
     if max((v.value for v in ratios.values()), default=0.0) <= 1:
         marks = {}  # nobody wins a race by being slower than the teacher
     return [

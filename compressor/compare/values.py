@@ -54,11 +54,12 @@ class Value:
         """Tell whether the whole 95 % interval lies on the wanted side of a bound."""
         return self.ci95 is not None and (self.ci95.low >= bound if above else self.ci95.high <= bound)
 
-    def overlaps(self, other: Value) -> bool:
-        """Tell whether the intervals meet; an unknown one meets every other."""
+    def overlaps(self, other: Value, *, noise: float = 0.0) -> bool:
+        """Tell whether the intervals meet, or lie no further apart than `noise`, a share; an unknown one meets all."""
         if self.ci95 is None or other.ci95 is None:
             return True
-        return self.ci95.low <= other.ci95.high and other.ci95.low <= self.ci95.high
+        low, high = sorted((self.ci95, other.ci95), key=lambda found: (found.low, found.high))
+        return high.low - low.high <= noise * abs(low.high)
 
 
 def exact(value: float) -> Value:

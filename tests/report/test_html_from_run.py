@@ -10,16 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from test_results import make_result
 
+from compressor.compare.ranking import Mark, by_records
 from compressor.compare.rows import making_seconds
-from compressor.report.html import best
 from compressor.report.html.from_run import from_run, read_calls
 from compressor.report.html.run_rows import duration
-from compressor.report.html.view import Mark
 from compressor.results import Comparison, RunResult
 
 
-def row(result: RunResult, label: str) -> list[Mark]:
-    return [c.mark for c in next(r for r in from_run(result).rows if r.label == label).cells]
+def row(result: RunResult, label: str) -> list[str]:
+    return [c.mark or "" for c in next(r for r in from_run(result).rows if r.label == label).cells]
 
 
 def judged(verdict: str, **changes: object) -> RunResult:
@@ -37,8 +36,8 @@ def judged(verdict: str, **changes: object) -> RunResult:
     [
         ("better", ["best", ""], None),  # the value is the teacher's, the word alone decides that they differ
         ("worse", ["best", ""], None),
-        ("equivalent", ["", ""], ["", ""]),
-        ("inconclusive", ["", ""], ["", ""]),
+        ("equivalent", ["tied", "tied"], ["tied", "tied"]),
+        ("inconclusive", ["tied", "tied"], ["tied", "tied"]),
         ("faster", None, ["", "best"]),
     ],
 )
@@ -64,7 +63,7 @@ def test_equal_counts_have_no_winner_and_fewer_bytes_win() -> None:
     result = judged("faster")
     assert row(result, "size on disk") == ["", "best"]
     same = replace(result, candidates=tuple(replace(c, size_bytes=1000) for c in result.candidates))
-    assert row(same, "size on disk") == ["", ""]
+    assert row(same, "size on disk") == ["tied", "tied"]
     assert row(result, "peak memory") == ["", ""], "measured once: there is no interval to judge by"
 
 
@@ -75,22 +74,33 @@ def test_models_that_never_met_are_told_apart_by_disjoint_intervals_only() -> No
             sentence="", detectable_difference=0.0, null_ratio=1.0,
         )  # fmt: skip
 
-    result = replace(
-        make_result(), comparisons=(against("a", 1.9, 2.0), against("b", 2.01, 2.1), against("c", 2.2, 2.3))
-    )
-    apart = best.by_runtime(result, "torch")
-    assert not apart("a", "b"), "the gap is within the noise of one per cent"
-    assert apart("a", "c") and apart("c", "a") and apart("b", "c")
-    assert apart("teacher", "a") and not apart("a", "unknown")
-    noisy = replace(result, comparisons=tuple(replace(c, null_ratio=1.06) for c in result.comparisons))
-    assert not best.by_runtime(noisy, "torch")("b", "c"), "the null arm widens the noise"
+    found = [against("a", 1.9, 2.0), against("b", 2.01, 2.1), against("c", 2.2, 2.3)]
     values = {"teacher": 10.0, "a": 5.1, "b": 4.9, "c": 4.4}
-    assert best.marks(values, apart, higher_is_better=False) == {"c": Mark.best}
-    assert best.marks({n: values[n] for n in ("teacher", "a", "b")}, apart, higher_is_better=False) == {
-        "a": Mark.tied,
-        "b": Mark.tied,
-    }
-    assert best.marks({"a": 1.0}, apart, higher_is_better=True) == {}
+
+    def marks(*names: str, noise: float = 0.01) -> dict[str, Mark]:
+        return by_records({n: values[n] for n in names}, found, "teacher", higher=False, noise=noise)
+
+    assert marks("teacher", "a", "b", "c") == {"c": Mark.best}
+    assert marks("teacher", "a", "b") == dict.fromkeys("ab", Mark.tied), "the gap is within the noise of one per cent"
+    assert marks("teacher", "a", "b", noise=0.0) == {"b": Mark.best}
+    assert marks("b", "c", noise=0.12) == dict.fromkeys("bc", Mark.tied), "the null arm widens the noise"
+    values["unknown"] = 4.0
+    assert marks("a", "unknown") == {"a": Mark.tied, "unknown": Mark.tied}, "nothing tells it from others"
+    assert marks("a") == {}, "one alone is no winner"
+
+
+def test_recorded_tests_are_one_family_and_a_verdict_stands_in_where_no_test_was_kept() -> None:
+    def against(name: str, verdict: str, p_value: float | None) -> Comparison:
+        return Comparison(
+            candidate=name, baseline="teacher", metric="accuracy", difference=-0.02, ci95=(-0.03, -0.01), verdict=verdict,
+            sentence="", detectable_difference=0.0, p_value=p_value,
+        )  # fmt: skip
+
+    found = [against("a", "worse", 0.03), against("b", "worse", 0.04), against("c", "worse", None)]
+    values = {"teacher": 0.9, "a": 0.88, "b": 0.88, "c": 0.88}
+    assert by_records(values, found, "teacher", higher=True) == dict.fromkeys(["teacher", "a", "b"], Mark.tied)
+    del values["b"]
+    assert by_records({"teacher": 0.9, "a": 0.88}, found, "teacher", higher=True) == {"teacher": Mark.best}
 
 
 def test_the_plane_holds_who_was_timed_and_names_who_was_not() -> None:

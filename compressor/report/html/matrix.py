@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compressor.compare.ranking import Mark
 from compressor.report.html.svg import breakable, clean
-from compressor.report.html.view import Cell, Mark, Model, Report, Row
+from compressor.report.html.view import Cell, Model, Report, Row
 
 REFUSED = "refused"
 FEW = 6  # models up to which they stand side by side
@@ -66,7 +67,7 @@ def _quantity(row: Row) -> str:
 def _cell(cell: Cell, label: str, number: int, words: bool) -> str:
     kind = "cell words" if words else "cell"
     parts = []
-    if cell.mark is not Mark.none:
+    if cell.mark is not None:
         sign, meaning = MARKS[cell.mark]
         parts.append(f'<span class="mark" title="{meaning}">{sign}</span>')
         kind += f" {cell.mark.value}"
@@ -92,7 +93,7 @@ def verdict(word: str) -> str:
 
 def _key(rows: Sequence[Row]) -> str:
     """Explain the signs that are there."""
-    found = {cell.mark for row in rows for cell in row.cells} - {Mark.none}
+    found = {cell.mark for row in rows for cell in row.cells} - {None}
     said = [
         f'<span class="mark">{MARKS[mark][0]}</span> {MARKS[mark][1]}'
         for mark in (Mark.best, Mark.tied)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compressor.compare.ranking import by_intervals, by_records
 from compressor.compare.rows import making_seconds
+from compressor.compare.values import exact
+from compressor.compare.verdicts import NOISE, noise_of
 from compressor.report import cells
-from compressor.report.html import best
-from compressor.report.html.view import Cell, Mark, Row
+from compressor.report.html.view import Cell, Row
 from compressor.results import CandidateResult, RunResult
 
 MINUS, TIMES, PLUS_MINUS = "\u2212", "\u00d7", "\u00b1"
@@ -25,7 +27,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
     rows = [_scores(result, ordered, name) for name in cells.metric_names(result)]
     rows += [_speeds(result, ordered, name) for name in cells.runtimes(result)]
     sizes = {c.name: float(f"{c.size_bytes:.3g}") for c in ordered}
-    lead = best.marks(sizes, best.exactly(sizes), higher_is_better=False)
+    lead = by_intervals({name: exact(size) for name, size in sizes.items()}, higher=False)
     rows.append(
         Row(
             label="size on disk",
@@ -35,7 +37,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
                     text=cells.megabytes(c.size_bytes),
                     against="" if c is teacher else f"{c.size_bytes / max(1, teacher.size_bytes):.0%}",
                     note="" if c.zipped_bytes is None else f"{cells.megabytes(c.zipped_bytes)} zipped",
-                    mark=lead.get(c.name, Mark.none),
+                    mark=lead.get(c.name),
                     value=sizes[c.name],
                 )
                 for c in ordered
@@ -43,7 +45,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
         )
     )
     counts = {c.name: float(cells.parameters(c)) for c in ordered}  # what reads alike is alike
-    lead = best.marks(counts, best.exactly(counts), higher_is_better=False)
+    lead = by_intervals({name: exact(count) for name, count in counts.items()}, higher=False)
     rows.append(
         Row(
             label="parameters",
@@ -54,7 +56,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
                     note=f"{cells.non_zeros(c)} not zero"
                     if cells.non_zeros(c) not in ("-", cells.parameters(c))
                     else "",
-                    mark=lead.get(c.name, Mark.none),
+                    mark=lead.get(c.name),
                     value=counts[c.name],
                 )
                 for c in ordered
@@ -78,7 +80,8 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
 def _scores(result: RunResult, ordered: Sequence[CandidateResult], name: str) -> Row:
     values = {c.name: c.metrics[name].value for c in ordered if name in c.metrics}
     higher = next(c.metrics[name].higher_is_better for c in ordered if name in c.metrics)
-    lead = best.marks(values, best.by_metric(result, name), higher_is_better=higher)
+    compared = [c for c in result.comparisons if c.metric == name]
+    lead = by_records(values, compared, result.teacher.name, higher=higher)
 
     def cell(candidate: CandidateResult) -> Cell:
         found = candidate.metrics.get(name)
@@ -98,7 +101,7 @@ def _scores(result: RunResult, ordered: Sequence[CandidateResult], name: str) ->
             verdict=verdict,
             note=note,
             title=gap.sentence if gap is not None else "",
-            mark=lead.get(candidate.name, Mark.none),
+            mark=lead.get(candidate.name),
             value=found.value,
         )
 
@@ -109,7 +112,9 @@ def _scores(result: RunResult, ordered: Sequence[CandidateResult], name: str) ->
 def _speeds(result: RunResult, ordered: Sequence[CandidateResult], runtime: str) -> Row:
     timed = {c.name: cells.latency_of(c, runtime) for c in ordered}
     values = {n: t.latency_ms_p50 for n, t in timed.items() if t is not None and t.latency_ms_p50 is not None}
-    lead = best.marks(values, best.by_runtime(result, runtime), higher_is_better=False)
+    compared = [c for c in result.comparisons if c.runtime == runtime]
+    noise = max((noise_of(c.null_ratio) for c in compared), default=NOISE)
+    lead = by_records(values, compared, result.teacher.name, higher=False, noise=noise)
 
     def cell(candidate: CandidateResult) -> Cell:
         found = timed[candidate.name]
@@ -132,7 +137,7 @@ def _speeds(result: RunResult, ordered: Sequence[CandidateResult], runtime: str)
             against=against,
             verdict=verdict,
             title=ratio.sentence if ratio is not None else "",
-            mark=lead.get(candidate.name, Mark.none),
+            mark=lead.get(candidate.name),
             value=found.latency_ms_p50,
         )
 

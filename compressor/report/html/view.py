@@ -7,16 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-
-class Mark(StrEnum):
-    """Whether a cell leads its row: `tied` cannot be told from the best, and neither can the best from it."""
-
-    none = ""
-    best = "best"
-    tied = "tied"
+from compressor.compare.ranking import Mark
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +31,7 @@ class Cell:
     verdict: str = ""  # one of the words of `compressor.compare.verdicts`
     note: str = ""
     title: str = ""  # shown on hover: what is too long for the cell
-    mark: Mark = Mark.none
+    mark: Mark | None = None  # whether it leads its row, or cannot be told from what does
     value: float | None = None  # for sorting
 
 
