@@ -17,7 +17,7 @@ from compressor import commit
 from compressor.compare.statistics import wilson_interval
 from compressor.compare.verdicts import compare_accuracy
 from compressor.config import RunConfig
-from compressor.results import CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
+from compressor.results import Agreement, CandidateResult, Comparison, Latency, LineageStep, MetricValue, RunResult
 from compressor.tasks.metrics import Accuracy
 
 MACHINE = {
@@ -52,6 +52,7 @@ class Model:
     methods: Sequence[tuple[str, Mapping[str, Any]]] = (("distill", {"temperature": 2.0}),)
     spread: float = 0.01  # half of the speed-up's interval, as a share
     verdicts: bool = True
+    changed: tuple[int, int] | None = None  # answers gained and lost against the teacher, as the run recorded them
 
 
 TEACHER = Model(
@@ -158,7 +159,14 @@ def _candidate(model: Model, right: np.ndarray, threads: int, base_ms: float) ->
         latency=tuple(_latency(runtime, speed, threads, base_ms) for runtime, speed in model.speeds.items()),
         peak_memory_bytes=model.memory,
         path=f"candidates/{model.name}",
+        agreement={} if model.changed is None else {"test": _agreement(*model.changed, len(right))},
     )
+
+
+def _agreement(gained: int, lost: int, n: int) -> Agreement:
+    interval = wilson_interval(n - gained - lost, n)
+    rate = (n - gained - lost) / n
+    return Agreement(rate=rate, ci95=(interval.low, interval.high), n=n, gained=gained, lost=lost, changed=0)
 
 
 def _latency(runtime: str, speed: float, threads: int, base_ms: float) -> Latency:

@@ -1,4 +1,4 @@
-"""Which examples two models answer differently, the worst first, and how much of that another seed would do as well."""
+"""Which examples two models answer differently, the worst first."""
 
 from __future__ import annotations
 
@@ -59,13 +59,12 @@ class Flip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flips:
-    """All flips, the worst first within each kind. `noise_floor` is the flip rate of two models of one recipe."""
+    """All flips, the worst first within each kind. How many of them another seed makes as well: `reseeding.py`."""
 
     agreement: Rate
     lost: tuple[Flip, ...]
     gained: tuple[Flip, ...]
     changed: tuple[Flip, ...]
-    noise_floor: Rate | None = None
 
     @property
     def flipped(self) -> Rate:
@@ -92,21 +91,13 @@ class ScoreChange:
         return self.candidate - self.baseline
 
 
-def find_flips(
-    candidate: PredictionTable,
-    baseline: PredictionTable,
-    *,
-    classes: int,
-    reseeded: PredictionTable | None = None,
-) -> Flips:
+def find_flips(candidate: PredictionTable, baseline: PredictionTable, *, classes: int) -> Flips:
     """Compare two models' answers example by example; an example of a token task is right if all its tags are.
 
     Args:
         candidate: The candidate's answers: classes or lists of tags.
         baseline: The baseline's, of the same examples.
         classes: How many classes there are; logits of another number are not used.
-        reseeded: A model of the candidate's recipe from another seed, of the same examples; it sets the noise floor, since
-            training anew also changes answers.
 
     Raises:
         StoreError: The tables are of different examples.
@@ -149,21 +140,7 @@ def find_flips(
         lost=lost,
         gained=gained,
         changed=changed,
-        noise_floor=None if reseeded is None else flip_rate(candidate, reseeded),
     )
-
-
-def flip_rate(first: PredictionTable, second: PredictionTable) -> Rate:
-    """Return the share of examples that two models answer differently.
-
-    Raises:
-        StoreError: The tables are of different examples.
-        ValueError: The answers are scores, which all differ.
-    """
-    require_same_examples(first, second)
-    _require_classes(first, second)
-    pairs = zip(first.predictions, second.predictions, strict=True)
-    return Rate.of(sum(a != b for a, b in pairs), len(first.ids))
 
 
 def score_changes(candidate: PredictionTable, baseline: PredictionTable) -> tuple[ScoreChange, ...]:

@@ -182,9 +182,26 @@ def paired(first: Sequence[Arm], second: Sequence[Arm], metric: str, reader: Pre
         seeds=tuple(dict.fromkeys(arm.seed for pair in pairs for arm in pair)),
         only_first=gained if accuracy else None,
         only_second=lost if accuracy else None,
-        flips=sum(a != b for a, b in zip(ours.predictions.to_pylist(), theirs.predictions.to_pylist(), strict=True)),
+        flips=_different(ours, theirs),
         test=test,
     )
+
+
+def count_flips(first: Arm, second: Arm, metric: str, reader: PredictionReader) -> tuple[int, int]:
+    """Return how many predictions of two runs differ on the metric's split, and of how many examples.
+
+    Raises:
+        Incompatible: The examples or their labels are not the same.
+        StoreError: Predictions are missing.
+    """
+    ours, theirs = _same_examples((first, second), metric, reader)
+    return _different(ours, theirs), len(ours.ids)
+
+
+def _different(ours: Predictions, theirs: Predictions) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.not_equal(ours.predictions, theirs.predictions).to_numpy().sum())
 
 
 def _pairs(first: Sequence[Arm], second: Sequence[Arm]) -> list[tuple[Arm, Arm]]:

@@ -16,6 +16,7 @@ from compressor.compare.conditions import Setting, settings
 from compressor.compare.pairing import PredictionReader, examples_of, significance
 from compressor.compare.predictions import PREDICTIONS
 from compressor.compare.ranking import Mark, by_intervals, by_tests
+from compressor.compare.reseeding import SeedFlips, seed_flips
 from compressor.compare.rows import OTHER_EXAMPLES, Row, make_row, noise_in, speed_cells
 from compressor.compare.runs import Rejected, Runs
 from compressor.errors import CompressorError, ConfigError
@@ -31,6 +32,7 @@ class Table:
         settings: Columns of speed-ups.
         rejected: Folders that are not compared, each with its reason.
         notes: What a reader should know.
+        flips: Answers that differ from the teacher's and between seeds, where there is a second seed.
         reader: Where predictions come from.
     """
 
@@ -39,6 +41,7 @@ class Table:
     settings: tuple[Setting, ...]
     rejected: tuple[Rejected, ...]
     notes: tuple[str, ...]
+    flips: tuple[SeedFlips, ...]
     reader: PredictionReader = field(repr=False, compare=False)
 
     def row(self, label: str) -> Row:
@@ -115,6 +118,7 @@ def compare(runs: Runs, *, metric: str | None = None) -> Table:
         settings=columns,
         rejected=runs.rejected,
         notes=tuple(notes),
+        flips=seed_flips(candidates, metrics, reader),
         reader=reader,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from compressor.compare.flips import Rate
 from compressor.results import CandidateResult, Comparison, Latency, MetricValue, RunResult
 
 NOTHING = "-"
@@ -47,6 +48,11 @@ def interval(value: float, ci95: tuple[float, float]) -> str:
 def share(value: float, ci95: tuple[float, float]) -> str:
     """A share with both ends of its interval, e.g. `5.8% (3.9..7.3)`."""
     return f"{value * 100:.1f}% ({ci95[0] * 100:.1f}..{ci95[1] * 100:.1f})"
+
+
+def rate(found: Rate) -> str:
+    """A counted share with both ends of its interval."""
+    return share(found.value, (found.ci95.low, found.ci95.high))
 
 
 def p_value(found: float | None) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from compressor.compare.conditions import Setting
 from compressor.compare.ranking import Mark
+from compressor.compare.reseeding import SeedFlips
 from compressor.compare.rows import QualityCell, Row, SpeedCell
 from compressor.compare.runs import Rejected, Why
 from compressor.compare.table import Table
@@ -172,6 +173,7 @@ def _lines(table: Table) -> list[str]:
     conditions = {f"@{s.label.partition('@')[2]}": s.conditions for s in table.settings if "@" in s.label}
     lines += [f"{letter}: {found.words()}" for letter, found in conditions.items()]
     lines += [line for row in table.rows for line in _over_seeds(row, table)]
+    lines += seed_lines(table)
     lines += [_LEGEND] if len(table.rows) > 2 else []
     notes = [*table.notes, *(note for row in table.rows for note in _notes(row))]
     return lines + [f"note: {note}" for note in dict.fromkeys(notes)]
@@ -195,6 +197,21 @@ def _over_seeds(row: Row, table: Table) -> list[str]:
             f"{kept.ci95.low:.1%} to {kept.ci95.high:.1%}; {each})"
         )
     return lines
+
+
+def seed_lines(table: Table) -> list[str]:
+    """Say how many answers another seed changes beside those that the compression changes; nothing without a second seed."""
+    return [_seeds(found, table) for found in table.flips if found.between is not None]
+
+
+def _seeds(found: SeedFlips, table: Table) -> str:
+    assert found.between is not None
+    where = f" on {found.task}" if len(table.metrics) > 1 else ""
+    said = (
+        f"{found.label}{where}: another seed of the same recipe changes {cells.rate(found.between)} of the answers "
+        f"on {found.split} (n={found.between.n:,}, seeds {', '.join(map(str, found.seeds))})"
+    )
+    return said if found.against is None else f"{said}; against its teacher {cells.rate(found.against)} change"
 
 
 def _notes(row: Row) -> list[str]:

@@ -19,6 +19,7 @@ def values(table: Table) -> dict[str, Any]:
         "candidates": [row_values(row) for row in table.rows],
         "metrics": dict(table.metrics),
         "settings": plain(table.settings),
+        "flips": plain(table.flips),
         "rejected": plain(table.rejected),
         "notes": list(table.notes),
     }

@@ -9,7 +9,7 @@ import pytest
 from prediction_tables import answers, classes
 from scipy.stats import binomtest
 
-from compressor.compare.flips import Kind, find_flips, flip_rate, score_changes
+from compressor.compare.flips import Kind, find_flips, score_changes
 from compressor.errors import StoreError
 
 
@@ -79,32 +79,18 @@ def test_a_sentence_is_right_if_all_its_tags_are() -> None:
     assert found.agreement.value == 0.0
 
 
-def test_the_noise_floor_is_the_flip_rate_of_another_seed() -> None:
-    references = [0] * 10
-    theirs, ours = classes([0] * 10, references), classes([1] * 4 + [0] * 6, references)
-    sibling = classes([1] * 3 + [0] * 6 + [1], references)
-    found = find_flips(ours, theirs, classes=2, reseeded=sibling)
-    assert found.noise_floor == flip_rate(ours, sibling)
-    assert found.noise_floor is not None and found.noise_floor.value == pytest.approx(0.2)
-    assert found.flipped.value == pytest.approx(0.4)
-    assert find_flips(ours, theirs, classes=2).noise_floor is None
-
-
 def test_scores_are_ordered_by_how_far_they_moved() -> None:
     theirs, ours = answers([1.0, 2.0, 3.0], [1.0, 2.5, 3.0]), answers([1.5, 0.0, 3.0], [1.0, 2.5, 3.0])
     found = score_changes(ours, theirs)
     assert [(c.id, c.change) for c in found] == [(1, -2.0), (0, 0.5), (2, 0.0)]
     with pytest.raises(ValueError, match="flips of scores"):
         find_flips(ours, theirs, classes=2)
-    with pytest.raises(ValueError, match="flips of scores"):
-        flip_rate(ours, theirs)
 
 
 def test_other_examples_are_refused() -> None:
     table = classes([0, 1], [0, 1])
     other = replace(table, ids=(5, 6))
-    for act in (lambda: find_flips(other, table, classes=2), lambda: flip_rate(other, table)):
-        with pytest.raises(StoreError, match="different examples"):
-            act()
+    with pytest.raises(StoreError, match="different examples"):
+        find_flips(other, table, classes=2)
     with pytest.raises(StoreError, match="different examples"):
         score_changes(answers([1.0], [1.0]), answers([1.0], [2.0]))
