@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import assets
+from compressor import assets, registry
 from compressor.artifact import CompressedModel
 from compressor.compare.predictions import PREDICTIONS, Tables, prediction_file, read_tables
 from compressor.compare.records import (
@@ -35,6 +35,7 @@ from compressor.measure.size import measure_size
 from compressor.measure.workload import Replay, Workload, choose_workload
 from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult
 from compressor.runtimes import get_runtime
+from compressor.tasks import TASK_TYPES
 from compressor.tasks.base import Task
 from compressor.tasks.data import TaskData
 from compressor.timing import judge_rounds, latency_record, round_records
@@ -240,8 +241,18 @@ def _candidate(
         peak_memory_bytes=None if memory is None else memory.model_bytes,
         path=str(entry.folder.relative_to(folder) if inside else entry.folder),
         calibration=calibrations(tables, task, seed=config.seed),
+        supported_tasks=_supported_tasks(entry.artifact),
         agreement={} if entry.name == teacher else agreements(tables, measured.tables[teacher], task),
     )
+
+
+def _supported_tasks(artifact: CompressedModel) -> tuple[str, ...] | None:
+    """Return the task types that every method of the chain takes; None where a method is not installed here."""
+    known = registry.load().methods
+    if any(step.method not in known for step in artifact.lineage):
+        return None
+    declared = [known[step.method].method.capabilities.tasks for step in artifact.lineage]
+    return tuple(name for name in TASK_TYPES if all(tasks is None or name in tasks for tasks in declared))
 
 
 def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, config: RunConfig) -> list[Comparison]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ examples:
   python -m compressor.compare multirun/gallery --pick accurate --under-ms 3 --runtime onnxruntime
   python -m compressor.compare outputs from_elsewhere --diff distill_6l tinybert_6l
   python -m compressor.compare multirun/gallery --format csv --out gallery.csv
+  python -m compressor.compare multirun/gallery --format html --out gallery.html
 """
 _BOUNDS = ("within", "keep", "under_ms", "under_mb", "runtime")
 
@@ -58,8 +60,12 @@ def _answer(options: argparse.Namespace) -> Runs:
     if options.archive is not None:
         kept = keep_results(runs.runs, options.archive)
         print(f"kept {len(kept)} new results in {options.archive}", file=sys.stderr)
-    view = _view(compare(runs, metric=options.metric), options)
     form = Format(options.format)
+    if form is Format.html and (options.pick or options.diff or options.pareto):
+        raise ConfigError(
+            "--format html with --pareto, --diff or --pick", allowed="the whole comparison, fronts included"
+        )
+    view = _view(compare(runs, metric=options.metric), options)
     if options.out is not None:
         try:
             commit.write_text_atomic(options.out, render(view, form))
@@ -81,7 +87,14 @@ def _view(table: Table, options: argparse.Namespace) -> View:
         return answer_view(pick(table, options.pick, **bounds, task=options.task))
     if options.diff is not None:
         return contrast_view(diff(table, *options.diff))
-    return front_view(pareto(table)) if options.pareto else comparison(table)
+    return front_view(pareto(table)) if options.pareto else comparison(table, command=_typed(options))
+
+
+def _typed(options: argparse.Namespace) -> str:
+    """Return the command that makes the page again; of folders their names, since it may be read elsewhere."""
+    words = ["python", "-m", "compressor.compare", *(folder.name or "." for folder in options.folders)]
+    words += ["--metric", options.metric] if options.metric else []
+    return shlex.join([*words, "--format", options.format, "--out", (options.out or Path("page.html")).name])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="metric of the columns, e.g. accuracy@vader (default: each task's first)")
     parser.add_argument("--verify", action="store_true", help="compare the hash of every file")
     parser.add_argument("--strict", action="store_true", help="exit with 7 if any folder could not be compared")
-    parser.add_argument("--format", choices=[f.value for f in Format], default=Format.terminal.value)
+    parser.add_argument("--format", choices=[f.value for f in Format], default=Format.terminal.value,
+                        help="html: one self-contained page of the table, the fronts and the notes")  # fmt: skip
     parser.add_argument(
         "--archive", type=Path, metavar="FOLDER", help="also copy the results there, without the models"
     )

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from compressor.errors import StoreError
 
 SCHEMA_VERSION = 3
+ADDED = {"added": True}  # of a field that older results of this version lack; they are read with its default
 OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of <N>)"
 
 T = TypeVar("T")
@@ -113,6 +114,8 @@ class CandidateResult:
     path: str | None = None  # of the saved artifact, relative to the run folder
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
+    # Types of tasks that every method of the chain takes, as the methods declare them.
+    supported_tasks: tuple[str, ...] | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,16 +202,16 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _typed(cls: type[T], data: object, where: str) -> T:
-    """Build a dataclass; every field must be there, since a default would hide what was lost."""
+    """Build a dataclass; every field but `ADDED` ones must be there, since a default would hide what was lost."""
     if not isinstance(data, Mapping):
         raise StoreError(f"{where} holds {data!r:.40}", allowed="an object")
     hints = _hints(cls)  # type: ignore[arg-type]
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    if missing := [n for n in names if n not in data]:
+    if missing := [f.name for f in fields(cls) if f.name not in data and not f.metadata.get("added")]:  # type: ignore[arg-type]
         raise StoreError(f"{where} lacks {', '.join(missing)}", allowed=", ".join(names))
     if unknown := [k for k in data if k not in names]:
         raise StoreError(f"{where} holds unknown {', '.join(map(str, unknown))}", allowed=", ".join(names))
-    return cls(**{n: _value(hints[n], data[n], f"{where}.{n}") for n in names})
+    return cls(**{n: _value(hints[n], data[n], f"{where}.{n}") for n in names if n in data})
 
 
 @lru_cache(maxsize=32)  # a comparison reads thousands of results, and resolving annotations is most of that work

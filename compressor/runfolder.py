@@ -15,6 +15,7 @@ import yaml
 
 from compressor import commit
 from compressor.errors import CompressorError, StoreError
+from compressor.report.examples import read_examples
 from compressor.report.html import write_html
 from compressor.report.html.from_run import from_run, read_calls
 from compressor.report.markdown import write_markdown
@@ -72,13 +73,20 @@ class RunFolder:
     def write_result(self, result: RunResult, overrides: Sequence[str], *, price_per_hour: float | None = None) -> None:
         """Write `result.json`, and made from it `report.md` and `report.html` with its plots."""
         commit.write_json_atomic(self.path / "result.json", result.to_json())
+        examples = None
         with _without_loss("report.md"):
-            write_markdown(result, self.path / "report.md", overrides=overrides)
+            examples = read_examples(result, self.path)
+            write_markdown(result, self.path / "report.md", overrides=overrides, found=examples)
         with _without_loss("report.html"):
             calls_ms = read_calls(self.path)
             parts = attributions(result, self.path)
             report = from_run(
-                result, calls_ms=calls_ms, parts=parts, overrides=overrides, price_per_hour=price_per_hour
+                result,
+                calls_ms=calls_ms,
+                parts=parts,
+                examples=examples,
+                overrides=overrides,
+                price_per_hour=price_per_hour,
             )
             write_html(report, self.path)
 

@@ -73,11 +73,11 @@ def answer_view(answer: Answer) -> View:
     )
 
 
-def sentence(answer: Answer) -> str:
-    """Say what to take, why, who comes next, and how sure it is."""
+def sentence(answer: Answer, *, alone: bool = False) -> str:
+    """Say what to take, why, how sure it is, and unless it shall stand alone who comes next and who is not judged."""
     asked = _asked(answer)
     left = "; ".join(f"{label}: {why}" for label, why in answer.left_out)
-    left = f" Not judged: {left}." if left else ""
+    left = f" Not judged: {left}." if left and not alone else ""
     if answer.chosen is None:
         if answer.closest is None:
             return f"Nothing can be said to be {asked}.{left}"
@@ -91,7 +91,10 @@ def sentence(answer: Answer) -> str:
         )
     if answer.tied:
         text += f"; in this it cannot be told from {', '.join(answer.tied)}"
-    others = [f"{o.label} ({_wanted(o, answer)}{f', {sure(o)}' if o.checks else ''})" for o in answer.runners_up[:3]]
+    others = [
+        f"{o.label} ({_wanted(o, answer)}{f', {sure(o)}' if o.checks else ''})"
+        for o in answer.runners_up[: 0 if alone else 3]
+    ]
     return (
         f"{text}; next {'come' if len(others) > 1 else 'comes'} {', '.join(others)}.{left}"
         if others

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from compressor.compare.conditions import Setting
 from compressor.compare.ranking import Mark
-from compressor.compare.reseeding import SeedFlips
 from compressor.compare.rows import QualityCell, Row, SpeedCell
 from compressor.compare.runs import Rejected, Why
 from compressor.compare.table import Table
@@ -14,18 +13,15 @@ from compressor.compare.values import Value
 from compressor.compare.verdicts import Word
 from compressor.report import cells
 from compressor.report.comparison_data import flat, reason, values
+from compressor.report.html.from_table import from_table
+from compressor.report.remarks import LEGEND, notes, over_seeds, seed_lines
 from compressor.report.views import View
 
 _RUN_WITHOUT_NUMBERS = (Why.failed, Why.skipped)  # these were meant to have a row
-_LEGEND = (
-    "best: told from every other candidate at the 5 % level (accuracy: paired tests, Holm; speed-up: intervals that do not "
-    "meet); tied: not told from the best; finds: the smallest difference in points that the data shows with 80 % power; "
-    "milliseconds of different runs are not compared"
-)
 
 
-def comparison(table: Table) -> View:
-    """Return the view of a comparison."""
+def comparison(table: Table, *, command: str = "") -> View:
+    """Return the view of a comparison; `command` is what made it, for the page."""
     columns = _columns(table)
     header = ["candidate", "params M\nsize MB\npeak MB\ntrain s", *(name for name, _ in columns)]
     if len(table.metrics) > 1:
@@ -44,6 +40,7 @@ def comparison(table: Table) -> View:
         flat_header=flat_header,
         flat_rows=flat_rows,
         values=values(table),
+        page=lambda: from_table(table, command=command),
     )
 
 
@@ -172,49 +169,7 @@ def _lines(table: Table) -> list[str]:
     lines += [f"{r.name}: {reason(r)}" for r in table.rejected]
     conditions = {f"@{s.label.partition('@')[2]}": s.conditions for s in table.settings if "@" in s.label}
     lines += [f"{letter}: {found.words()}" for letter, found in conditions.items()]
-    lines += [line for row in table.rows for line in _over_seeds(row, table)]
+    lines += [line for row in table.rows for line in over_seeds(row, table)]
     lines += seed_lines(table)
-    lines += [_LEGEND] if len(table.rows) > 2 else []
-    notes = [*table.notes, *(note for row in table.rows for note in _notes(row))]
-    return lines + [f"note: {note}" for note in dict.fromkeys(notes)]
-
-
-def _over_seeds(row: Row, table: Table) -> list[str]:
-    """Say what a candidate keeps on average over its seeds, all of them shown."""
-    lines = []
-    for task, cell in row.quality.items():
-        kept = cell.kept
-        seeds = {seed for seed, _ in kept.each} if kept is not None else set()
-        if kept is None or kept.ci95 is None or len(seeds) < 2:
-            continue
-        each = ", ".join(f"seed {seed} {value:.1%}" for seed, value in sorted(kept.each))
-        where = f" on {task}" if len(table.metrics) > 1 else ""
-        over = (
-            f"over {len(seeds)} seeds" if kept.freedom is not None else "over the examples, wider than over the seeds,"
-        )
-        lines.append(
-            f"{row.label} keeps {kept.value:.1%} of the teacher's {table.metrics[task]}{where} (95 % CI {over} "
-            f"{kept.ci95.low:.1%} to {kept.ci95.high:.1%}; {each})"
-        )
-    return lines
-
-
-def seed_lines(table: Table) -> list[str]:
-    """Say how many answers another seed changes beside those that the compression changes; nothing without a second seed."""
-    return [_seeds(found, table) for found in table.flips if found.between is not None]
-
-
-def _seeds(found: SeedFlips, table: Table) -> str:
-    assert found.between is not None
-    where = f" on {found.task}" if len(table.metrics) > 1 else ""
-    said = (
-        f"{found.label}{where}: another seed of the same recipe changes {cells.rate(found.between)} of the answers "
-        f"on {found.split} (n={found.between.n:,}, seeds {', '.join(map(str, found.seeds))})"
-    )
-    return said if found.against is None else f"{said}; against its teacher {cells.rate(found.against)} change"
-
-
-def _notes(row: Row) -> list[str]:
-    refused = [f"{row.label} on {label}: {why}" for (_, label), cell in row.speed.items() for why in cell.refusals]
-    zeros = [f"{row.label}: {line}" for line in (cells.zeros_of(arm.result) for arm in row.candidate.arms) if line]
-    return refused + zeros[:1]
+    lines += [LEGEND] if len(table.rows) > 2 else []
+    return lines + [f"note: {note}" for note in notes(table)]

@@ -1,4 +1,4 @@
-"""Sections of report.md made from the predictions in the run folder: flips, slices, and who is as good as the best."""
+"""What the predictions in a run folder show: flips, slices, and who is as good as the best."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from compressor.compare.multiplicity import best_set
 from compressor.compare.predictions import PREDICTIONS, PredictionTable, Tables, prediction_file, read_tables
 from compressor.compare.slices import Slice, parts, slice_metric
 from compressor.report import cells
+from compressor.report.grid import Grid
 from compressor.report.markup import inline, section, table
 from compressor.results import RunResult
 from compressor.tasks import task_type
@@ -20,9 +21,19 @@ if TYPE_CHECKING:
     from compressor.compare.bootstrap import Estimate
     from compressor.tasks.metrics import Metric
 
-WORST = 10  # flips that are shown
+WORST = 50  # flips that are listed
+_IN_MARKDOWN = 10
 _TAGS = 4  # differing words of a sentence that are shown
 _TOO_SMALL = "n too small"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Sentences on who is as good as the best, and tables of flips and slices, one a model and split or a split."""
+
+    best: tuple[str, ...]
+    flips: tuple[Grid, ...]
+    slices: tuple[Grid, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +54,14 @@ class _Run:
         return [c.name for c in cells.ordered(self.result) if c.name != self.teacher]
 
 
-def examples(result: RunResult, folder: Path) -> list[str]:
-    """Return the sections of a run with candidates, from the Parquet files in its folder alone.
+def read_examples(result: RunResult, folder: Path) -> Examples | None:
+    """Return what a run with candidates shows, from the Parquet files in its folder alone; None where it has none.
 
     Raises:
         StoreError: A file is missing or damaged, or the candidates' are of different examples.
     """
-    if not (folder / PREDICTIONS).is_dir():
-        return section("Flips and slices", ["Not available: no predictions stand beside this report."])
+    if not result.candidates or not (folder / PREDICTIONS).is_dir():
+        return None
     splits = list(dict.fromkeys(name.partition("@")[2] or "test" for name in cells.metric_names(result)))
     files = {c.name: {s: prediction_file(folder, c.name, s) for s in splits} for c in result.candidates}
     task, labels = task_type(result.task_type), result.label_names
@@ -61,12 +72,29 @@ def examples(result: RunResult, folder: Path) -> list[str]:
         scores=not labels and not task.self_supervised,
     )
     pairs = [(name, split) for split in splits for name in run.others]
-    flips = [line for name, split in pairs for line in _flips(run, name, split)] if labels or run.scores else []
+    return Examples(
+        best=tuple(line for split in splits for line in _best(run, split)),
+        flips=tuple(_flips(run, name, split) for name, split in pairs) if labels or run.scores else (),
+        slices=tuple(_slices(run, split) for split in splits),
+    )
+
+
+def examples(found: Examples | None) -> list[str]:
+    """Return the sections of report.md."""
+    if found is None:
+        return section("Flips and slices", ["Not available: no predictions stand beside this report."])
     return [
-        *section("Best", [line for split in splits for line in _best(run, split)]),
-        *section("Flips", flips),
-        *section("Slices", [line for split in splits for line in _slices(run, split)]),
+        *section("Best", [f"- {inline(line)}" for line in found.best]),
+        *section("Flips", [line for grid in found.flips for line in _drawn(grid)]),
+        *section("Slices", [line for grid in found.slices for line in _drawn(grid)]),
     ]
+
+
+def _drawn(grid: Grid) -> list[str]:
+    lead = f": {inline(grid.lead)}" if grid.lead else ""
+    cut = f" The first {_IN_MARKDOWN}:" if len(grid.rows) > _IN_MARKDOWN and lead else ""
+    shown = grid.rows[:_IN_MARKDOWN] if lead else grid.rows
+    return [f"**{inline(grid.title)}**{lead}{cut}", "", *([*table(grid.header, shown), ""] if shown else [])]
 
 
 def _best(run: _Run, split: str) -> list[str]:
@@ -78,32 +106,32 @@ def _best(run: _Run, split: str) -> list[str]:
     found = best_set(run.metric, predictions, references, run.result.label_names, seed=run.result.seed)
     ties = ", ".join(name for name in found.members if name != found.best) or "nobody"
     return [
-        f"- {inline(run.metric.name)} on {inline(split)}: {inline(found.best)} has the best value; not separable from it "
-        f"(paired tests, Holm over {len(found.p_values)}, level {found.level}): {inline(ties)}."
+        f"{run.metric.name} on {split}: {found.best} has the best value; not separable from it "
+        f"(paired tests, Holm over {len(found.p_values)}, level {found.level}): {ties}."
     ]
 
 
-def _flips(run: _Run, name: str, split: str) -> list[str]:
+def _flips(run: _Run, name: str, split: str) -> Grid:
     ours, theirs, labels = run.tables[name][split], run.tables[run.teacher][split], run.result.label_names
-    title = f"**{inline(name)} on {inline(split)}**: "
-    header = ["id", "label", run.teacher, name]
+    title, header = f"{name} on {split}", ["id", "label", run.teacher, name]
     if run.scores:
         rows = [
-            [str(c.id), f"{c.reference:.3f}", f"{c.baseline:.3f}", f"{c.candidate:.3f}", f"{c.change:+.3f}"]
+            (str(c.id), f"{c.reference:.3f}", f"{c.baseline:.3f}", f"{c.candidate:.3f}", f"{c.change:+.3f}")
             for c in score_changes(ours, theirs)[:WORST]
         ]
-        return [f"{title}the largest changes of the score.", "", *table([*header, "change"], rows), ""]
+        lead = "the largest changes of the score."
+        return Grid(title=title, lead=lead, header=(*header, "change"), rows=tuple(rows))
     found = find_flips(ours, theirs, classes=len(labels))
-    flipped = found.flipped
-    title += (
-        f"{round(flipped.value * flipped.n):,} of {flipped.n:,} answers differ from those of {inline(run.teacher)} "
-        f"({cells.share(flipped.value, (flipped.ci95.low, flipped.ci95.high))}), {len(found.lost):,} of them right before."
+    flipped, worst = found.flipped, found.worst(WORST)
+    lead = (
+        f"{round(flipped.value * flipped.n):,} of {flipped.n:,} answers differ from those of {run.teacher} "
+        f"({cells.rate(flipped)}): {len(found.gained):,} gained, {len(found.lost):,} lost, {len(found.changed):,} otherwise "
+        f"wrong{'; the worst first' if worst else ''}."
     )
-    worst = found.worst(WORST)
-    if not worst:
-        return [title, ""]
-    rows = [_flip_row(flip, labels) for flip in worst]
-    return [f"{title} The worst:", "", *table([*header, "probability of the label"], rows), ""]
+    header.append("probability of the label")
+    return Grid(
+        title=title, lead=lead, header=tuple(header), rows=tuple(tuple(_flip_row(flip, labels)) for flip in worst)
+    )
 
 
 def _flip_row(flip: Flip, labels: tuple[str, ...]) -> list[str]:
@@ -127,7 +155,7 @@ def _tags(answer: Sequence[Any], places: Sequence[int], labels: tuple[str, ...])
     return f"{shown}, ..." if len(places) > _TAGS else shown
 
 
-def _slices(run: _Run, split: str) -> list[str]:
+def _slices(run: _Run, split: str) -> Grid:
     theirs, labels = run.tables[run.teacher][split], run.result.label_names
     chosen = parts(theirs, labels)
 
@@ -140,11 +168,11 @@ def _slices(run: _Run, split: str) -> list[str]:
         row = [teacher.name, f"{teacher.n:,}", _value(teacher.value)]
         for one in others:
             row += [_value(one.value), _difference(one.difference)]
-        rows.append(row)
+        rows.append(tuple(row))
     header = ["examples", "n", run.teacher]
     for name in run.others:
         header += [name, f"{name} vs {run.teacher}"]
-    return [f"**{inline(run.metric.name)} on {inline(split)}**", "", *table(header, rows), ""]
+    return Grid(title=f"{run.metric.name} on {split}", header=tuple(header), rows=tuple(rows))
 
 
 def _value(found: Estimate | None) -> str:

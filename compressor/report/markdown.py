@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compressor.report import cells
-from compressor.report.examples import examples
+from compressor.report.examples import Examples, examples, read_examples
 from compressor.report.markup import inline, section, table
 from compressor.report.speed import attributions, speed_sections
 from compressor.report.statistics import statistics
@@ -36,17 +36,22 @@ METHOD = """\
 - Peak memory: what the model adds to a process that has loaded its runtime. MB are 10^6 bytes."""
 
 
-def write_markdown(result: RunResult, path: Path, *, overrides: Sequence[str] = ()) -> None:
+def write_markdown(
+    result: RunResult, path: Path, *, overrides: Sequence[str] = (), found: Examples | None = None
+) -> None:
     """Write the report of one run into its folder; `overrides` are what was typed.
 
     Raises:
         StoreError: The predictions that stand in the folder are damaged or incomplete.
     """
-    path.write_text(to_markdown(result, overrides=overrides, folder=path.parent), encoding="utf-8")
+    text = to_markdown(result, overrides=overrides, folder=path.parent, found=found)
+    path.write_text(text, encoding="utf-8")
 
 
-def to_markdown(result: RunResult, *, overrides: Sequence[str] = (), folder: Path | None = None) -> str:
-    """Return the report of one run; flips and slices need its folder."""
+def to_markdown(
+    result: RunResult, *, overrides: Sequence[str] = (), folder: Path | None = None, found: Examples | None = None
+) -> str:
+    """Return the report of one run; flips and slices need its folder, and are read there unless `found` holds them."""
     lines = [f"# {inline(result.task)}, seed {result.seed}", ""]
     if result.status != OK:
         return "\n".join([*lines, f"Status: {inline(result.status)}", ""])
@@ -56,7 +61,8 @@ def to_markdown(result: RunResult, *, overrides: Sequence[str] = (), folder: Pat
     lines += section("Verdicts", verdicts) + section("Notes", notes)
     lines += statistics(result)
     if folder is not None:
-        lines += speed_sections(attributions(result, folder), result.teacher.name) + examples(result, folder)
+        lines += speed_sections(attributions(result, folder), result.teacher.name)
+        lines += examples(found or read_examples(result, folder))
     lines += section("How it was measured", [METHOD])
     lines += section("Lineage", _lineage(result))
     command = shlex.join(["python", "-m", "compressor", *overrides]).replace("`", "'")

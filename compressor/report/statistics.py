@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compressor.compare.multiplicity import holm
 from compressor.report import cells
+from compressor.report.grid import Grid
 from compressor.report.markup import section, table
 from compressor.results import RunResult
 
@@ -64,19 +65,26 @@ def _agreement(result: RunResult) -> list[str]:
     return table(header, rows) if rows else []
 
 
-def _calibration(result: RunResult) -> list[str]:
+def calibration(result: RunResult) -> Grid | None:
+    """Return how far each classifier's probabilities can be believed; None where nothing was kept of that."""
     rows = []
     for candidate in cells.ordered(result):
         for split, found in candidate.calibration.items():
             low, high = found.negative_log_likelihood_ci95
             rows.append(
-                [
+                (
                     candidate.name,
                     split,
                     cells.share(found.expected_calibration_error, found.expected_calibration_error_ci95),
                     f"{found.negative_log_likelihood:.3f} ({low:.3f}..{high:.3f})",
                     f"{found.n:,}",
-                ]
+                )
             )
-    header = ["model", "split", "expected calibration error", "negative log-likelihood", "n"]
-    return table(header, rows) if rows else []
+    header = ("model", "split", "expected calibration error", "negative log-likelihood", "n")
+    lead = "0 is best in both columns; 15 bins, and nats an example."
+    return Grid(title="Calibration", lead=lead, header=header, rows=tuple(rows)) if rows else None
+
+
+def _calibration(result: RunResult) -> list[str]:
+    found = calibration(result)
+    return [] if found is None else table(found.header, found.rows)

@@ -1,16 +1,17 @@
-"""One grid with lines around it, shown on a terminal, as Markdown, as CSV or as JSON."""
+"""One grid with lines around it, shown on a terminal, as Markdown, as CSV, as JSON or on a page."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.errors import ConfigError
 from compressor.report import cells
 from compressor.report.markup import inline
 from compressor.report.markup import table as markdown_table
@@ -18,6 +19,8 @@ from compressor.report.terminal import WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from compressor.report.html.view import Report
 
 Cell = str | int | float | None
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the start of one
@@ -30,6 +33,7 @@ class Format(StrEnum):
     markdown = "markdown"
     csv = "csv"
     json = "json"
+    html = "html"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class View:
         flat_header: Columns of the CSV file.
         flat_rows: Its rows, numbers as numbers and None for what is not known.
         values: Everything, as plain JSON values.
+        page: Makes the page; None where there is none.
     """
 
     title: str
@@ -53,16 +58,23 @@ class View:
     flat_header: Sequence[str]
     flat_rows: Sequence[Sequence[Cell]]
     values: Mapping[str, Any]
+    page: Callable[[], Report] | None = None
 
 
 def render(view: View, form: Format) -> str:
-    """Return a view as text; the terminal's is plain ASCII."""
+    """Return a view as text; the terminal's is plain ASCII.
+
+    Raises:
+        ConfigError: A page is asked for, and this view has none.
+    """
     if form is Format.terminal:
         from rich.console import Console
 
         text = io.StringIO()
         show(view, Console(file=text, width=WIDTH))
         return text.getvalue()
+    if form is Format.html:
+        return to_html(view)
     return {Format.markdown: to_markdown, Format.csv: to_csv, Format.json: to_json}[form](view)
 
 
@@ -128,6 +140,21 @@ def to_csv(view: View) -> str:
 def to_json(view: View) -> str:
     """Return all values; a number that is not finite is an error of ours."""
     return json.dumps(view.values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def to_html(view: View) -> str:
+    """Return the page.
+
+    Raises:
+        ConfigError: The view has none.
+    """
+    if view.page is None:
+        raise ConfigError(
+            "--format html: only the whole comparison is a page", hint="leave out --pareto, --diff, --pick"
+        )
+    from compressor.report.html import to_html
+
+    return to_html(view.page())
 
 
 def plain(value: object) -> Any:

@@ -14,7 +14,8 @@ from test_results import make_result
 
 from compressor.compare.predictions import PredictionTable, prediction_file
 from compressor.errors import StoreError
-from compressor.report.examples import examples
+from compressor.report.examples import examples as drawn
+from compressor.report.examples import read_examples
 from compressor.report.markdown import write_markdown
 from compressor.results import RunResult
 
@@ -28,6 +29,10 @@ def sample(folder: Path, tables: dict[str, PredictionTable], **changes: Any) -> 
     for name, table in tables.items():
         write(table, prediction_file(folder, name, "test"))
     return replace(result, candidates=tuple(candidates))
+
+
+def examples(result: RunResult, folder: Path) -> list[str]:
+    return drawn(read_examples(result, folder))
 
 
 def three(n: int = 400) -> dict[str, PredictionTable]:
@@ -54,7 +59,8 @@ def test_the_ten_worst_flips_with_labels_and_probabilities(tmp_path: Path) -> No
     text = examples(sample(tmp_path, tables), tmp_path)
     start = next(i for i, line in enumerate(text) if line.startswith("**distill on test**"))
     assert "22 of 400 answers differ from those of teacher (5.5% (" in text[start]
-    assert "20 of them right before" in text[start]
+    assert "): 2 gained, 20 lost, 0 otherwise wrong; the worst first." in text[start]
+    assert text[start].endswith("The first 10:")
     assert text[start + 2] == "| id | label | teacher | distill | probability of the label |"
     shown = [line.split(" | ") for line in text[start + 4 : start + 14]]
     assert [row[0] for row in shown] == [f"| {i}" for i in range(19, 9, -1)], "the surest mistakes first"

@@ -11,9 +11,15 @@ from pathlib import Path
 
 import pytest
 from html_samples import calls, many
+from run_folders import Model, write_run, write_status
 
+from compressor.compare import compare, load_runs
+from compressor.report.comparison import comparison
+from compressor.report.examples import Examples
+from compressor.report.grid import Grid
 from compressor.report.html import write_html
 from compressor.report.html.from_run import from_run
+from compressor.report.views import Format, render
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = (
@@ -31,12 +37,14 @@ addEventListener("load", async () => {
     document.body.append(frame);
     await new Promise((done) => { frame.onload = done; });
     const page = frame.contentDocument, root = page.documentElement;
-    const wide = [...page.querySelectorAll("main *")].filter((e) => !e.closest(".scroll, svg, details:not([open])")
+    for (const folded of page.querySelectorAll("details.grids")) folded.open = true;
+    const wide = [...page.querySelectorAll("main *")].filter((e) => !e.closest(".scroll, .box, svg, details:not([open])")
       && e.getBoundingClientRect().right > width + 0.5).map((e) => e.tagName + "." + e.className);
     const sizes = [...page.querySelectorAll("svg.plot text")].filter((e) => e.getBoundingClientRect().width)
       .map((e) => e.getBoundingClientRect().height);
     found[`${name}-${width}`] = {
       scroll: root.scrollWidth, client: root.clientWidth, wide: wide.slice(0, 5), smallest: Math.min(...sizes),
+      rows: page.querySelectorAll("table.many tbody tr").length,
       sortable: page.querySelectorAll("table.many button").length,
     };
   }
@@ -46,13 +54,35 @@ addEventListener("load", async () => {
 </script>"""
 
 
+def grid(columns: int) -> Grid:
+    header = tuple(f"model_with_a_long_name_{i}" for i in range(columns))
+    return Grid(title="accuracy on test", lead="119 of 1,284 answers differ. " * 4, header=header, rows=(header,) * 60)
+
+
+def write_page(place: Path) -> None:
+    """Write the page of 43 runs, two of which did not end well."""
+    for i in range(43):
+        model = Model(
+            right=300 + i, size_bytes=90_000_000 - i * 1_000_000, speeds={"torch": 1 + i / 10, "onnxruntime": i % 3}
+        )
+        options = {"settings": {"student.layers": i}, "overrides": [f"experiment=a_recipe_with_a_long_name_{i}"]}
+        write_run(place / "runs" / str(i), model, **options)
+    write_status(place / "runs" / "failed", "failed(MeasureError: " + "it_crashed" * 20 + ")")
+    (place / "compared").mkdir()
+    page = render(comparison(compare(load_runs([place / "runs"])), command="python -m x"), Format.html)
+    (place / "compared" / "report.html").write_text(page, encoding="utf-8")
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on PATH, so the page is laid out nowhere")
 def test_nothing_is_wider_than_the_window(tmp_path: Path) -> None:
     for name, count in (("two", 2), ("five", 5), ("thirty", 30)):
         result = many(count)
         (tmp_path / name).mkdir()
-        write_html(from_run(result, calls_ms=calls(result), price_per_hour=1.0), tmp_path / name)
-    cases = [[name, width] for name in ("two", "five", "thirty") for width in (390, 800, 1400)]
+        shown = Examples(best=(), flips=(grid(count),), slices=(grid(count),))
+        report = from_run(result, calls_ms=calls(result), examples=shown, price_per_hour=1.0)
+        write_html(report, tmp_path / name)
+    write_page(tmp_path)
+    cases = [[name, width] for name in ("two", "five", "thirty", "compared") for width in (390, 800, 1400)]
     (tmp_path / "probe.html").write_text(PROBE.replace("CASES", json.dumps(cases)))
     assert BROWSER is not None
     command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1600,1200"]
@@ -71,4 +101,5 @@ def test_nothing_is_wider_than_the_window(tmp_path: Path) -> None:
         assert seen["scroll"] <= seen["client"], (case, seen)
         assert not seen["wide"], (case, seen)
         assert seen["smallest"] >= 10, (case, seen)
+    assert found["compared-1400"]["rows"] == 44, "a teacher and 43 models"
     assert found["thirty-1400"]["sortable"] > 8, "the page's own script did not run under its policy"

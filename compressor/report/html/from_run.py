@@ -9,10 +9,12 @@ from pathlib import Path
 
 from compressor.compare.attribution import EAGER, Attribution, SpeedPart
 from compressor.report import cells
+from compressor.report.examples import Examples
 from compressor.report.html.run_rows import TIMES, duration, matrix_rows, signed
 from compressor.report.html.view import Model, Point, Report, Stair, Staircase, Stairs, Step, Strip, Timing, Tradeoff
 from compressor.report.markdown import METHOD
 from compressor.report.speed import WORDS
+from compressor.report.statistics import calibration
 from compressor.report.verdict import headline, typographic, verdicts
 from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, RunResult
 
@@ -28,6 +30,7 @@ def from_run(
     *,
     calls_ms: Calls | None = None,
     parts: Sequence[Attribution] = (),
+    examples: Examples | None = None,
     overrides: Sequence[str] = (),
     price_per_hour: float | None = None,
 ) -> Report:
@@ -37,6 +40,7 @@ def from_run(
         result: The run.
         calls_ms: What `read_calls` found; without it the page has no distributions.
         parts: Where the speed-ups come from.
+        examples: What `read_examples` found; without it the page has neither flips nor slices.
         overrides: What was typed.
         price_per_hour: Of the machine; adds the cost of making each model.
     """
@@ -47,7 +51,8 @@ def from_run(
     ordered = cells.ordered(result)
     models = {c.name: _model(i + 1, c) for i, c in enumerate(ordered)}
     said = verdicts(result, ascii_only=False) or [headline(result, ascii_only=False)]
-    names = [c.name for c in ordered]
+    names, calibrated = [c.name for c in ordered], calibration(result)
+    sentences = [*(c.sentence for c in result.comparisons), *(() if examples is None else examples.best)]
     return Report(
         title=title,
         verdict=tuple(said),
@@ -57,7 +62,10 @@ def from_run(
         tradeoffs=_tradeoffs(result, ordered, models),
         timings=tuple(_timings(result, models, calls_ms or {})),
         stairs=_stairs(result, parts, models),
-        sentences=tuple(typographic(c.sentence, names) for c in result.comparisons),
+        flips=() if examples is None else examples.flips,
+        slices=() if examples is None else examples.slices,
+        calibration=() if calibrated is None else (calibrated,),
+        sentences=tuple(typographic(said, names) for said in sentences),
         notes=(*cells.notes(result), *_noisy(result)),
         method=METHOD,
         lineage=tuple(_step(c.name, s) for c in ordered for s in c.lineage),

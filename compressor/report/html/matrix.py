@@ -14,7 +14,7 @@ KINDS = {
     "better": "good", "faster": "good", "worse": "bad", "slower": "bad", "equivalent": "same", "inconclusive": "open",
 }  # fmt: skip
 SIGNS = {"good": "\u25b2", "bad": "\u25bc", "same": "\u2248", "open": "?"}
-MARKS = {Mark.best: ("\u25cf", "best of the row"), Mark.tied: ("\u25cb", "not to be told from the best of the row")}
+MARKS = {Mark.best: ("\u25cf", "best"), Mark.tied: ("\u25cb", "not to be told from the best")}
 
 
 def draw(report: Report) -> str:
@@ -103,6 +103,6 @@ def _key(rows: Sequence[Row]) -> str:
     if any(cell.note.startswith("finds") for row in rows for cell in row.cells):
         said.append("<em>finds</em>: the difference that this test set shows in four of five cases")
     if not found:
-        said.append("no row has a winner")
+        said.append("no figure has a winner")
     listed = " \u00b7 ".join(said)
     return f'<p class="key">{listed}.</p>'

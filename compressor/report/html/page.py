@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 
-from compressor.report.html import matrix, pareto, strips, styling, waterfall
+from compressor.report.html import grids, matrix, pareto, strips, styling, waterfall
 from compressor.report.html.svg import breakable, clean
 from compressor.report.html.view import Report, Tradeoff
 
@@ -122,6 +122,20 @@ def _tabs(group: str, panels: Sequence[tuple[str, str]], shown: int = 0) -> str:
     return f'<div class="tabs">{"".join(parts)}</div>' if parts else ""
 
 
+def _flips(report: Report) -> str:
+    return section("flips", "Which answers changed", grids.draw(report.flips))
+
+
+def _slices(report: Report) -> str:
+    return section("slices", "By class and by length", grids.draw(report.slices, opened=True))
+
+
+def _calibration(report: Report) -> str:
+    return section(
+        "calibration", "How far the probabilities can be believed", grids.draw(report.calibration, opened=True)
+    )
+
+
 def _sentences(report: Report) -> str:
     body = items(report.sentences)
     if len(report.sentences) > 3 * SHOWN:
@@ -130,7 +144,18 @@ def _sentences(report: Report) -> str:
 
 
 def _notes(report: Report) -> str:
-    return section("notes", "Refusals and notes", items(report.notes))
+    body = items(report.notes)
+    if len(report.notes) > 4 * SHOWN:
+        body = folded(f"{len(report.notes)} refusals and notes", body)
+    return section("notes", "Refusals and notes", body)
+
+
+def _rejected(report: Report) -> str:
+    return section("rejected", "Not compared", items(report.rejected))
+
+
+def _conditions(report: Report) -> str:
+    return section("conditions", "What the speed-ups were taken on", items(report.conditions))
 
 
 def _method(report: Report) -> str:
@@ -156,7 +181,7 @@ def _again(report: Report) -> str:
         plain = json.dumps(dict(report.environment), indent=2, ensure_ascii=True)
         lines = "\n".join(clean(line) for line in plain.split("\n"))
         body += folded("Environment", f"<pre><code>{lines}</code></pre>")
-    return section("again", "How to run it again", body)
+    return section("again", "How to run it again" if report.command else "Environment", body)
 
 
 SECTIONS: tuple[Callable[[Report], str], ...] = (
@@ -165,8 +190,13 @@ SECTIONS: tuple[Callable[[Report], str], ...] = (
     _tradeoffs,
     _timings,
     _stairs,
+    _flips,
+    _slices,
+    _calibration,
     _sentences,
     _notes,
+    _rejected,
+    _conditions,
     _method,
     _lineage,
     _again,

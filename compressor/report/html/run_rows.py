@@ -70,6 +70,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
     if price is not None:
         costs = tuple(_cost(made[c.name], price) for c in ordered)
         rows.append(Row(label="cost to make", unit=f"at {price:g} an hour", cells=costs))
+    rows.append(tasks_row(ordered))
     chains = tuple(Cell(text=cells.lineage(c)) for c in ordered)
     return (
         *(row for row in rows if any(c.text != cells.NOTHING for c in row.cells)),
@@ -122,7 +123,7 @@ def _speeds(result: RunResult, ordered: Sequence[CandidateResult], runtime: str)
             return Cell(text=cells.NOTHING)
         if found.latency_ms_p50 is None:
             reason = found.refusal or ""
-            return Cell(text="refused", note=reason if len(reason) <= 90 else reason[:87] + "...", title=reason)
+            return Cell(text="refused", note=shortened(reason), title=reason)
         half = None
         if found.ci95 is not None:
             half = max(found.latency_ms_p50 - found.ci95[0], found.ci95[1] - found.latency_ms_p50)
@@ -158,6 +159,20 @@ def _cost(seconds: float | None, price: float) -> Cell:
         return Cell(text=cells.NOTHING)
     cost = seconds * price / 3600
     return Cell(text=f"{cost:.2f}" if cost >= 1 else f"{cost:.2g}", value=cost)
+
+
+def tasks_row(candidates: Sequence[CandidateResult]) -> Row:
+    """Return the types of tasks that each model's methods take; a dash where the run did not record them."""
+    return Row(label="supported tasks", cells=tuple(_tasks(c.supported_tasks) for c in candidates), words=True)
+
+
+def _tasks(names: tuple[str, ...] | None) -> Cell:
+    return Cell(text=cells.NOTHING if names is None else ", ".join(n.replace("_", " ") for n in names) or "none")
+
+
+def shortened(reason: str) -> str:
+    """Return a refusal that fits into a cell."""
+    return reason if len(reason) <= 90 else reason[:87] + "..."
 
 
 def signed(share: float) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compressor.compare.ranking import Mark
+from compressor.report.grid import Grid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +141,13 @@ class Report:
     tradeoffs: tuple[Tradeoff, ...] = ()
     timings: tuple[Timing, ...] = ()
     stairs: Stairs | None = None
+    flips: tuple[Grid, ...] = ()  # which answers changed
+    slices: tuple[Grid, ...] = ()  # the metric on parts of the examples
+    calibration: tuple[Grid, ...] = ()
     sentences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    rejected: tuple[str, ...] = ()  # what could not be shown, each with its reason
+    conditions: tuple[str, ...] = ()  # under which the times were taken, where there are several
     method: str = ""  # a Markdown list: how it was measured
     lineage: tuple[Step, ...] = ()
     command: str = ""

@@ -1,0 +1,43 @@
+"""Small tables that open on a click: the sentence that leads one stands on the line that opens it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from compressor.report.grid import Grid
+from compressor.report.html.svg import breakable, clean
+from compressor.report.verdict import typographic
+
+
+def draw(grids: Sequence[Grid], *, opened: bool = False) -> str:
+    """Return the tables; nothing for none.
+
+    Args:
+        grids: What is drawn; one without rows is its sentence alone.
+        opened: Whether the first one stands open.
+    """
+    return "".join(_grid(grid, shown=opened and i == 0) for i, grid in enumerate(grids))
+
+
+def _grid(grid: Grid, *, shown: bool) -> str:
+    lead = f" <span>{clean(_print(grid.lead))}</span>" if grid.lead else ""
+    said = f"<b>{breakable(grid.title)}</b>{lead}"
+    if not grid.rows:
+        return f'<p class="grid-alone">{said}</p>'
+    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in grid.header)
+    lines = "".join(
+        f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{clean(_print(cell))}</td>" for cell in others)}</tr>'
+        for first, *others in grid.rows
+    )
+    return (
+        f'<details class="grids"{" open" if shown else ""}><summary>{said}</summary>\n'
+        f'<div class="box" tabindex="0" role="region" aria-label="{clean(grid.title)}"><table class="grid">'
+        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></details>"
+    )
+
+
+def _print(cell: str) -> str:
+    """Write intervals in the signs of print, as the rest of the page does."""
+    worded = re.sub(r"(?<=\d)\.\.(?=[+-]?\d)", " to ", cell)
+    return typographic(worded).replace("+-", "\u00b1")
