@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from compressor.assess import Entry, _require_saved_is_what_was_made
+from compressor.assess import Entry, _require_saved_is_what_was_made, _supported_tasks
 from compressor.errors import MeasureError
 from compressor.measure.workload import Replay, numpy_inputs
 from compressor.testing.house import TinyHouse
@@ -27,3 +27,14 @@ def test_the_saved_model_gives_the_logits_of_the_one_in_memory(tmp_path, shift, 
         return
     with pytest.raises(MeasureError, match="re-loaded from disk gives other logits"):
         _require_saved_is_what_was_made(entry, scored)
+
+
+def test_a_chain_takes_the_tasks_that_all_its_methods_take() -> None:
+    def of(*methods: str) -> tuple[str, ...] | None:
+        return _supported_tasks(SimpleNamespace(lineage=[SimpleNamespace(method=name) for name in methods]))
+
+    every = of()
+    assert every is not None and {"classification", "masked_lm"} <= set(every), "a teacher is bound by no method"
+    assert of("pkd") == ("classification", "regression")
+    assert of("distilbert", "pkd", "half") == of("pkd"), "the narrowest one decides"
+    assert of("pkd", "no_such_method") is None, "unknown, not none"

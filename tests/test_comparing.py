@@ -67,7 +67,8 @@ def test_an_answer_names_what_it_left_out(place: Path, capsys: pytest.CaptureFix
         (["--metric", "f1"], 2, "metric=f1"),
         (["--pick", "cheapest"], 2, "invalid choice"),
         (["--pareto", "--diff", "a", "b"], 2, "not allowed with"),
-        (["--format", "html"], 2, "invalid choice"),
+        (["--format", "pdf"], 2, "invalid choice"),
+        (["--format", "html", "--pareto"], 2, "allowed: the whole comparison"),
     ],
 )
 def test_errors_leave_with_their_code(
@@ -93,6 +94,14 @@ def test_out_writes_a_whole_file_or_none(place: Path, tmp_path: Path, capsys: py
     assert code_of(str(place), "--pick", "smallest", "--within", "-1", "--out", str(tmp_path / "t.csv")) == 2
     assert (tmp_path / "t.csv").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.json"], "no partial file is left"
+
+
+def test_a_page_is_written_with_the_command_that_made_it(place: Path, tmp_path: Path) -> None:
+    main([str(place), "--format", "html", "--out", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert page.startswith("<!DOCTYPE html>") and "2: failed(MeasureError: it crashed)" in page
+    assert f"python -m compressor.compare {place.name} --format html --out page.html" in page
+    assert str(tmp_path) not in page, "a page that is sent around tells nothing of where it was made"
 
 
 def test_a_place_that_cannot_be_written_is_said(
