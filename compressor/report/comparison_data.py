@@ -33,6 +33,7 @@ def row_values(row: Row) -> dict[str, Any]:
         "role": candidate.role,
         "chain": list(candidate.chain),
         "options": plain(candidate.options),
+        "supported_tasks": plain(candidate.arms[0].result.supported_tasks),
         "runs": [
             {"folder": str(a.run.folder), "task": a.run.result.task, "seed": a.seed, "name": a.result.name}
             for a in candidate.arms

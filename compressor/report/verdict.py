@@ -8,6 +8,8 @@ from compressor.compare.verdicts import Word
 from compressor.report import cells
 from compressor.results import CandidateResult, Comparison, RunResult
 
+_PRINTED = {"x": "\u00d7", "-": "\u2212", "+-": "\u00b1", "..": " to "}
+
 
 def verdicts(result: RunResult, *, ascii_only: bool = True) -> list[str]:
     """Return one sentence for each model but the teacher, the run's own result first.
@@ -94,10 +96,10 @@ def _and(words: Iterable[str]) -> str:
 
 
 def typographic(text: str, names: Iterable[str] = ()) -> str:
-    """Write the signs of print: a minus, a multiplication sign. What stands in `names` stays as it is."""
+    """Write the signs of print for x1.9, -2.1, +-0.5 and 1..2. What stands in `names` stays as it is."""
     import re
 
     kept = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True) if name)
-    signs = r"(?<![^\s(])(?:x(?=\d)|-(?=\d))"
+    signs = r"(?:(?<![^\s(])|(?<=\.\.))(?:x(?=\d)|-(?=\d))|\+-(?=\d)|(?<=\d)\.\.(?=[+-]?\d)"
     pattern = re.compile(f"({kept})|({signs})" if kept else f"(?!)()|({signs})")
-    return pattern.sub(lambda m: m.group(1) or ("\u00d7" if m.group(2) == "x" else "\u2212"), text)
+    return pattern.sub(lambda m: m.group(1) or _PRINTED[m.group(2)], text)

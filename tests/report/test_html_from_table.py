@@ -159,6 +159,7 @@ def test_several_tasks_and_seeds(tmp_path: Path) -> None:
     assert len({plane.key for plane in report.tradeoffs}) == len(report.tradeoffs) == 4
     assert len(report.flips) == 2 and report.flips[0].rows[1][1:3] == ("7.5% (5.3..10.5)", "5.0% (3.3..7.6)")
     assert any("over 2 seeds" in said or "wider than over the seeds" in said for said in report.sentences)
+    assert any("changes 5.0% (3.3 to 7.6) of the answers" in said for said in report.sentences)
     text = read(to_html(report)).text
     assert "imdb: Nothing is the smallest within 1 point" in text and "another seed of the same recipe changes" in text
 

@@ -47,4 +47,8 @@ def test_runs_without_a_comparison_say_so() -> None:
 def test_signs_of_print_leave_names_alone() -> None:
     assert typographic("x2-3 is x1.98 (-1.2 to +0.3)", ["x2-3"]) == "x2-3 is \u00d71.98 (\u22121.2 to +0.3)"
     assert typographic("CPU-x86, max2") == "CPU-x86, max2"
+    assert (
+        typographic("-2.1 (-3.7..-0.5), 84.0 +-2.1, 5..7")
+        == "\u22122.1 (\u22123.7 to \u22120.5), 84.0 \u00b12.1, 5 to 7"
+    )
     assert headline(make_result()).isascii() and "\u00d71.98" in headline(make_result(), ascii_only=False)

@@ -19,7 +19,7 @@ from compressor.report.grid import Grid
 from compressor.report.html.run_rows import TIMES, signed
 from compressor.report.html.table_rows import matrix_rows
 from compressor.report.html.view import Model, Point, Report, Tradeoff
-from compressor.report.remarks import LEGEND, notes, over_seeds
+from compressor.report.remarks import LEGEND, notes, over_seeds, seed_lines
 from compressor.report.verdict import typographic
 
 POINTS = 1.0  # that a model may lose where the page names the smallest and the fastest
@@ -32,7 +32,7 @@ METHOD = f"""\
 - Speed-ups are over the teacher that was interleaved in the same run, and are compared within one column: one machine,
   protocol, software, number of threads, batch size and teacher. Milliseconds are shown, and compared with nothing.
 - {LEGEND[0].upper()}{LEGEND[1:]}.
-- Seconds, cost and peak memory are not ranked: nothing is known about their error, and machines differ."""
+- Seconds and peak memory are not ranked: nothing is known about their error, and machines differ."""
 
 
 def from_table(table: Table, *, command: str = "") -> Report:
@@ -46,15 +46,17 @@ def from_table(table: Table, *, command: str = "") -> Report:
     models = {row.label: _model(i + 1, row) for i, row in enumerate(table.rows)}
     runs = list({a.run.folder: a.run for row in table.rows for a in row.candidate.arms}.values())
     labels = list(models)
+    sentences = [*(said for row in table.rows for said in over_seeds(row, table)), *seed_lines(table)]
     return Report(
         title=f"{len(runs)} run{'s' * (len(runs) != 1)} compared on {_and(table.metrics)}",
         verdict=tuple(typographic(said, labels) for said in _verdict(table)),
         facts=_facts(table, runs),
         models=tuple(models.values()),
         rows=matrix_rows(table),
+        marks="the teacher is not ranked",
         tradeoffs=tuple(plane for front in planes if (plane := _plane(front, table, models)) is not None),
         flips=_flips(table),
-        sentences=tuple(typographic(said, labels) for row in table.rows for said in over_seeds(row, table)),
+        sentences=tuple(typographic(said, labels) for said in sentences),
         notes=tuple(notes(table)),
         rejected=tuple(f"{r.name}: {reason(r)}" for r in table.rejected),
         conditions=_conditions(table),
@@ -169,7 +171,7 @@ def _flips(table: Table) -> tuple[Grid, ...]:
             for f in found
         )
         header = ("model", "differ from the teacher's", "differ between seeds", "seeds")
-        lead = "answers that another seed of the same recipe changes, beside those that differ from the teacher's."
+        lead = "Answers that another seed of the same recipe changes, beside those that differ from the teacher's."
         grids.append(Grid(title=f"{task}, {split}", lead=lead, header=header, rows=rows))
     return tuple(grids)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from compressor.report.grid import Grid
@@ -21,13 +20,13 @@ def draw(grids: Sequence[Grid], *, opened: bool = False) -> str:
 
 
 def _grid(grid: Grid, *, shown: bool) -> str:
-    lead = f" <span>{clean(_print(grid.lead))}</span>" if grid.lead else ""
+    lead = f" <span>{clean(typographic(grid.lead))}</span>" if grid.lead else ""
     said = f"<b>{breakable(grid.title)}</b>{lead}"
     if not grid.rows:
         return f'<p class="grid-alone">{said}</p>'
     head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in grid.header)
     lines = "".join(
-        f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{clean(_print(cell))}</td>" for cell in others)}</tr>'
+        f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{clean(typographic(cell))}</td>" for cell in others)}</tr>'
         for first, *others in grid.rows
     )
     return (
@@ -35,9 +34,3 @@ def _grid(grid: Grid, *, shown: bool) -> str:
         f'<div class="box" tabindex="0" role="region" aria-label="{clean(grid.title)}"><table class="grid">'
         f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></details>"
     )
-
-
-def _print(cell: str) -> str:
-    """Write intervals in the signs of print, as the rest of the page does."""
-    worded = re.sub(r"(?<=\d)\.\.(?=[+-]?\d)", " to ", cell)
-    return typographic(worded).replace("+-", "\u00b1")

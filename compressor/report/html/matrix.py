@@ -23,7 +23,7 @@ def draw(report: Report) -> str:
         return ""
     few = len(report.models) <= FEW
     body = _side_by_side(report.models, report.rows) if few else _one_below_the_other(report.models, report.rows)
-    return f"{body}{_key(report.rows)}"
+    return f"{body}{_key(report)}"
 
 
 def _side_by_side(models: Sequence[Model], rows: Sequence[Row]) -> str:
@@ -91,14 +91,16 @@ def verdict(word: str) -> str:
     return f'<span class="verdict {kind}"><span aria-hidden="true">{SIGNS[kind]}</span> {clean(word)}</span>'
 
 
-def _key(rows: Sequence[Row]) -> str:
+def _key(report: Report) -> str:
     """Explain the signs that are there."""
+    rows = report.rows
     found = {cell.mark for row in rows for cell in row.cells} - {None}
     said = [
         f'<span class="mark">{MARKS[mark][0]}</span> {MARKS[mark][1]}'
         for mark in (Mark.best, Mark.tied)
         if mark in found
     ]
+    said += [report.marks] if report.marks else []
     said.append("\u00b1 half of a 95 % interval; brackets: 95 % interval against the teacher")
     if any(cell.note.startswith("finds") for row in rows for cell in row.cells):
         said.append("<em>finds</em>: the difference that this test set shows in four of five cases")

@@ -138,6 +138,7 @@ class Report:
     facts: tuple[str, ...] = ()
     models: tuple[Model, ...] = ()
     rows: tuple[Row, ...] = ()
+    marks: str = ""  # who bears none
     tradeoffs: tuple[Tradeoff, ...] = ()
     timings: tuple[Timing, ...] = ()
     stairs: Stairs | None = None
