@@ -46,7 +46,7 @@ def _seeds(found: SeedFlips, table: Table) -> str:
         f"{found.label}{where}: another seed of the same recipe changes {cells.rate(found.between)} of the answers "
         f"on {found.split} (n={found.between.n:,}, seeds {', '.join(map(str, found.seeds))})"
     )
-    return said if found.against is None else f"{said}; against its teacher {cells.rate(found.against)} change"
+    return said if found.against is None else f"{said}; {cells.rate(found.against)} differ from its teacher's"
 
 
 def notes(table: Table) -> list[str]:

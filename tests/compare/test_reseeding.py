@@ -28,7 +28,7 @@ def test_another_seed_stands_beside_the_teacher(tmp_path: Path) -> None:
     said = seed_lines(table)
     assert len(said) == 2, "who has one seed has no line"
     assert said[1].startswith("distill: ") and "another seed of the same recipe changes 5.0% (3.3..7.6)" in said[1]
-    assert said[1].endswith("against its teacher 9.2% (6.8..12.5) change")
+    assert said[1].endswith("; 9.2% (6.8..12.5) differ from its teacher's")
     assert set(said) <= set(comparison(table).lines)
     assert comparison(table).values["flips"][0]["between"]["n"] == 400
 

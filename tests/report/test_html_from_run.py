@@ -145,5 +145,15 @@ def test_calls_are_read_from_the_run_folder(tmp_path: Path) -> None:
     assert [s.model.name for s in timing.strips] == ["distill"], "the null arm is no model"
 
 
+def test_the_tasks_that_a_chain_takes_are_a_row_where_they_are_known() -> None:
+    result = make_result()
+    assert "supported tasks" not in {r.label for r in from_run(result).rows}
+    teacher, *others = result.candidates
+    known = replace(teacher, supported_tasks=("classification", "masked_lm")), replace(others[0], supported_tasks=())
+    found = from_run(replace(result, candidates=(*known, *others[1:]))).rows
+    cells = next(r for r in found if r.label == "supported tasks").cells
+    assert sorted(c.text for c in cells) == ["-", "classification, masked lm", "none"]
+
+
 def test_durations_read_well() -> None:
     assert [duration(s) for s in (0.04, 59.9, 61, 3725)] == ["0.0 s", "59.9 s", "1 min 1 s", "1 h 2 min"]

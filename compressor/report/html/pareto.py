@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from compressor.report.html import svg
 from compressor.report.html.svg import CHARACTER, Scale, n
 from compressor.report.html.view import Point, Tradeoff
@@ -131,7 +133,7 @@ def _labels(plane: Tradeoff, x: Scale, y: Scale, frame: Box) -> list[tuple[Point
     for point in sorted(plane.points, key=lambda p: (-p.y, p.x)):
         words = svg.shortened(_caption(point, numbered(plane)), (frame[2] - frame[0]) * 0.5)
         wide = len(words) * CHARACTER + 4
-        box = min(_places(x(point.x), y(point.y), wide), key=lambda b: _crowding(b, taken, frame))
+        box = _best_place(_places(x(point.x), y(point.y), wide), taken, frame)
         taken.append(box)
         placed.append((point, box))
     return placed
@@ -161,18 +163,17 @@ def _places(at_x: float, at_y: float, wide: float) -> list[Box]:
     return found
 
 
-def _crowding(box: Box, taken: Sequence[Box], frame: Box) -> float:
-    """Return how much of a box is taken by others, or lies outside."""
-    covered = sum(
-        max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1])) for b in taken
-    )
-    outside = (
-        max(0.0, frame[0] - box[0])
-        + max(0.0, frame[1] - box[1])
-        + max(0.0, box[2] - frame[2])
-        + max(0.0, box[3] - frame[3])
-    )
-    return covered + 1000 * outside
+def _best_place(places: Sequence[Box], taken: Sequence[Box], frame: Box) -> Box:
+    """Return the first of the least crowded places: where as little as can be is taken by others, or lies outside.
+
+    P places, M boxes that are taken.
+    """
+    ours_P1, theirs_1M = np.asarray(places)[:, None], np.asarray(taken)[None]
+    low = np.maximum(ours_P1[..., :2], theirs_1M[..., :2])
+    high = np.minimum(ours_P1[..., 2:], theirs_1M[..., 2:])
+    covered_P = np.maximum(high - low, 0.0).prod(axis=-1).sum(axis=-1)
+    beyond_P4 = (np.asarray(frame) - np.asarray(places)) * (1, 1, -1, -1)
+    return places[int(np.argmin(covered_P + 1000 * np.maximum(beyond_P4, 0.0).sum(axis=-1)))]
 
 
 def _label(point: Point, x: Scale, y: Scale, box: Box, number: bool) -> str:
