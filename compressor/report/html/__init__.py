@@ -1,6 +1,7 @@
 """report.html: one self-contained page, and its plots as files of their own.
 
-`view` is what a page shows, `from_run` fills it from a run and `from_table` from a comparison of many; `page` and what it draws with know nothing of results.
+`view` is what a page shows, `from_run` fills it from a run and `from_table` from a comparison of many; `page` and what it draws
+with know nothing of results.
 """
 
 from __future__ import annotations
