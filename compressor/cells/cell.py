@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from compressor import commit
+from compressor.cells import ledger
 from compressor.cells.child import INTERRUPTED, OUTCOME
 from compressor.cells.supervisor import Ending, Stop, supervise
 from compressor.config import CellConfig, RunConfig
@@ -24,6 +25,7 @@ from compressor.report.screen import Screen
 from compressor.results import OK, RunResult
 from compressor.runfolder import RunFolder
 from compressor.runkey import run_key
+from compressor.training.shared_outputs import FOLDER as SHARED_OUTPUTS
 
 ENDED: Final = 11  # exit code of a cell that was ended from outside: time, memory, a signal
 OUTPUT: Final = "output.txt"
@@ -144,15 +146,21 @@ def _run(cell: Cell, place: Path, output: Path) -> Ending:
     job.write_text(json.dumps(values), encoding="utf-8")
     # -P: the current folder must not shadow a module beyond what it did for us, and that is in PYTHONPATH.
     command = [sys.executable, "-P", "-m", "compressor.cells.child", str(job)]
-    return supervise(command, environment=_environment(), limits=cell.limits, log=output, show=_show)
+    environment = _environment(shared=cell.folder.parent / ledger.PLACE / ledger.SHARED)
+    return supervise(command, environment=environment, limits=cell.limits, log=output, show=_show)
 
 
-def _environment() -> dict[str, str]:
-    """Return our environment, with modules found where we find them and tables as wide as our terminal."""
+def _environment(*, shared: Path) -> dict[str, str]:
+    """Return our environment, with modules found where we find them and tables as wide as our terminal.
+
+    Args:
+        shared: Folder for what the cells share.
+    """
     paths = [str(Path(path).resolve()) if path else str(Path.cwd()) for path in sys.path]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        SHARED_OUTPUTS: str(shared.resolve()),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "COLUMNS": str(shutil.get_terminal_size((100, 24)).columns),

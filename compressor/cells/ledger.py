@@ -6,6 +6,7 @@ always come back, a file in the sweep's folder does.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from compressor.errors import CompressorError
 
 TOKEN: Final = "COMPRESSOR_SWEEP"  # environment variable that names the command; Hydra sets it wherever a cell runs
 PLACE: Final = ".cells"
+SHARED: Final = "shared"  # folder in it, of what the cells need not compute twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ def write(sweep: Path, token: str, entry: Entry) -> None:
     place.mkdir(parents=True, exist_ok=True)
     values = {"number": entry.number, "folder": str(entry.folder), "status": entry.status, "code": entry.code}
     commit.write_json_atomic(place / f"{entry.number}.json", values)
+
+
+def tidy(sweep: Path) -> None:
+    """Remove what the cells shared; the notes stay."""
+    shutil.rmtree(sweep / PLACE / SHARED, ignore_errors=True)
 
 
 def read(sweep: Path, token: str) -> list[Entry]:

@@ -108,7 +108,9 @@ def test_nothing_that_it_started_outlives_it_not_even_in_a_session_of_its_own(tm
 
 
 def test_others_are_not_touched(tmp_path: Path) -> None:
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, family.MARK: "other"})
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, family.MARK: "other"}
+    )
     try:
         run("import os; os._exit(3)", tmp_path)
         assert other.poll() is None
