@@ -78,7 +78,7 @@ def _hydra(arguments: list[str]) -> int:
         compose.check_overrides(arguments, methods)
     except HydraException as error:
         raise compose.explain(error) from error
-    session = Session(methods=methods)
+    session = Session()
     entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(session.run)
     try:
         entry()
@@ -96,10 +96,9 @@ def _hydra(arguments: list[str]) -> int:
 class Session:
     """What Hydra calls for each run: it may be copied to another process, and nothing that is set there comes back."""
 
-    def __init__(self, methods: Registry) -> None:
-        self.methods = methods
+    def __init__(self) -> None:
         self.error: CompressorError | None = (
-            None  # of a single run: through Hydra it would come with a line of Hydra's own
+            None  # of a single run: through Hydra it would come with lines of Hydra's own
         )
 
     def run(self, cfg: Any) -> float | None:
@@ -107,26 +106,30 @@ class Session:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
+        from compressor import registry
         from compressor.machine import is_main_process
         from compressor.quiet import quiet_libraries
         from compressor.report.screen import Screen
 
         quiet_libraries()
+        methods = registry.load()  # here, since a launcher's process has none yet
         hydra_config = HydraConfig.get()
         overrides = tuple(hydra_config.overrides.task)
         screen = Screen(quiet=not is_main_process())
         folder = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode is RunMode.MULTIRUN:
-            return self._cell(cfg, overrides, folder, int(hydra_config.job.num), screen)
-        return self._single(cfg, overrides, folder, screen)
+            return _cell(cfg, overrides, folder, int(hydra_config.job.num), methods, screen)
+        return self._single(cfg, overrides, folder, methods, screen)
 
-    def _single(self, cfg: Any, overrides: tuple[str, ...], folder: Path, screen: Screen) -> float | None:
+    def _single(
+        self, cfg: Any, overrides: tuple[str, ...], folder: Path, methods: Registry, screen: Screen
+    ) -> float | None:
         from compressor import compose, engine
 
         try:
-            config = compose.to_run_config(cfg, overrides, self.methods)
+            config = compose.to_run_config(cfg, overrides, methods)
             request = engine.Request(config=config, overrides=overrides, folder=folder)
-            return objective(engine.run(request, self.methods, screen))
+            return objective(engine.run(request, methods, screen))
         except CompressorError as error:
             self.error = error
             return None
@@ -134,23 +137,23 @@ class Session:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()  # Hydra made it
 
-    def _cell(self, cfg: Any, overrides: tuple[str, ...], folder: Path, number: int, screen: Screen) -> float | None:
-        from compressor import compose
-        from compressor.cells import ledger
-        from compressor.cells.cell import Cell, run_cell
 
-        screen.rule(f"cell {number}: {' '.join(overrides)}")
-        cell = Cell(
-            number=number,
-            overrides=overrides,
-            folder=folder,
-            values=compose.to_plain(cfg),
-            limits=compose.cell_limits(cfg),
-        )
-        outcome = run_cell(cell, lambda: compose.to_run_config(cfg, overrides, self.methods), self.methods, screen)
-        entry = ledger.Entry(number=number, folder=folder, status=outcome.result.status, code=outcome.code)
-        ledger.write(folder.parent, os.environ.get(ledger.TOKEN, "unnamed"), entry)
-        return objective(outcome.result)
+def _cell(
+    cfg: Any, overrides: tuple[str, ...], folder: Path, number: int, methods: Registry, screen: Screen
+) -> float | None:
+    from compressor import compose
+    from compressor.cells import ledger
+    from compressor.cells.cell import Cell, Composed, run_cell
+
+    def composed() -> Composed:
+        config = compose.to_run_config(cfg, overrides, methods)
+        return Composed(config=config, values=compose.to_plain(cfg), limits=compose.cell_limits(cfg))
+
+    screen.rule(f"cell {number}: {' '.join(overrides)}")
+    outcome = run_cell(Cell(number=number, overrides=overrides, folder=folder), composed, methods, screen)
+    entry = ledger.Entry(number=number, folder=folder, status=outcome.result.status, code=outcome.code)
+    ledger.write(folder.parent, os.environ.get(ledger.TOKEN, "unnamed"), entry)
+    return objective(outcome.result)
 
 
 def _show_cells(token: str) -> list[Entry]:

@@ -39,13 +39,24 @@ class Cell:
         number: Its number in the multirun.
         overrides: As typed, for the reproduction line.
         folder: Where its run folder shall stand.
-        values: The composed config as JSON values.
-        limits: Of its process.
     """
 
     number: int
     overrides: tuple[str, ...]
     folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """What a cell's process is told.
+
+    Attributes:
+        config: The typed config.
+        values: The same as JSON values.
+        limits: Of the process.
+    """
+
+    config: RunConfig
     values: Mapping[str, Any]
     limits: CellConfig
 
@@ -58,12 +69,12 @@ class Outcome:
     code: int
 
 
-def run_cell(cell: Cell, config: Callable[[], RunConfig], registry: Registry, screen: Screen) -> Outcome:
+def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, screen: Screen) -> Outcome:
     """Run a cell, unless its folder holds its result already; a cell whose key a finished sibling has is its duplicate.
 
     Args:
         cell: The cell.
-        config: Returns its typed config.
+        compose: Returns what its process is told; what it raises is the cell's failure.
         registry: The methods.
         screen: Gets what the cell prints.
 
@@ -83,7 +94,8 @@ def run_cell(cell: Cell, config: Callable[[], RunConfig], registry: Registry, sc
 
     try:
         _clear_failed(cell.folder)
-        key = run_key(config(), registry)
+        composed = compose()
+        key = run_key(composed.config, registry)
         if (before := _finished(cell.folder)) is not None and before.run_key == key:
             screen.line("finished", f"before, in {cell.folder}")
             return Outcome(result=before, code=0)
@@ -95,13 +107,13 @@ def run_cell(cell: Cell, config: Callable[[], RunConfig], registry: Registry, sc
     with tempfile.TemporaryDirectory(prefix="compressor-cell-") as place:
         output = Path(place) / OUTPUT
         try:
-            ending = _run(cell, Path(place), output)
+            ending = _run(cell, composed, Path(place), output)
         except KeyboardInterrupt:
             ended("interrupted", INTERRUPTED, output)
             raise
         if (result := _finished(cell.folder)) is not None and result.run_key == key:
             return Outcome(result=result, code=0)
-        status, code = describe(ending, _told(Path(place)), cell.limits)
+        status, code = describe(ending, _told(Path(place)), composed.limits)
         screen.line("cell", status)
         return ended(status, code, output)
 
@@ -134,20 +146,20 @@ def describe(ending: Ending, told: Mapping[str, Any] | None, limits: CellConfig)
     return f"failed(its process ended with exit code {ending.code} and without a result)", 1
 
 
-def _run(cell: Cell, place: Path, output: Path) -> Ending:
+def _run(cell: Cell, composed: Composed, place: Path, output: Path) -> Ending:
     """Run the cell's process, its output shown as it comes."""
     job = place / "job.json"
     values = {
         "parent": os.getpid(),
         "overrides": list(cell.overrides),
         "folder": str(cell.folder.resolve()),
-        "config": cell.values,
+        "config": composed.values,
     }
     job.write_text(json.dumps(values), encoding="utf-8")
     # -P: the current folder must not shadow a module beyond what it did for us, and that is in PYTHONPATH.
     command = [sys.executable, "-P", "-m", "compressor.cells.child", str(job)]
     environment = _environment(shared=cell.folder.parent / ledger.PLACE / ledger.SHARED)
-    return supervise(command, environment=environment, limits=cell.limits, log=output, show=_show)
+    return supervise(command, environment=environment, limits=composed.limits, log=output, show=_show)
 
 
 def _environment(*, shared: Path) -> dict[str, str]:

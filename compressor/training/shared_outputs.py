@@ -5,8 +5,8 @@ The folder stands in the environment; a run of its own has none, and computes fo
 
 from __future__ import annotations
 
+import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +21,7 @@ from compressor.errors import StoreError
 FOLDER: Final = "COMPRESSOR_SHARED"
 _FILE: Final = "outputs.safetensors"
 _POLL_S: Final = 0.5
+_LOG: Final = logging.getLogger("compressor")
 
 
 def shared(key: str, compute: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
@@ -33,8 +34,9 @@ def shared(key: str, compute: Callable[[], Mapping[str, Tensor]]) -> Mapping[str
         return compute()
     place = Path(root) / key
     with commit.FolderLock(place) as lock:
+        waiting = commit.Waiting(_LOG, "another cell to compute the teacher's outputs", look_s=_POLL_S)
         while not lock.acquire():
-            time.sleep(_POLL_S)
+            waiting.sleep()
         if (found := _read(place)) is not None:
             return found
         computed = compute()
