@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,10 @@ from compressor import __version__
 from compressor.errors import CompressorError, ConfigError
 
 if TYPE_CHECKING:
+    from compressor.cells.ledger import Entry
     from compressor.registry import Registry
     from compressor.report.screen import Screen
     from compressor.results import RunResult
-    from compressor.workbench import Shared
 
 INTERRUPTED = 130
 
@@ -42,6 +44,7 @@ def main() -> None:
     # slower; without spinning an idle machine trains 40 % slower (6.0 and 4.3 steps a second on two cores).
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises what it caught, and we say what it means
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as an interrupt does: nothing half-made is left
     try:
         raise SystemExit(_hydra(arguments))
     except CompressorError as error:
@@ -60,95 +63,110 @@ def _hydra(arguments: list[str]) -> int:
     """Let Hydra compose and call us once for each run; return the exit code."""
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import DictConfig
     from omegaconf.errors import OmegaConfBaseException
 
     from compressor import compose, registry
+    from compressor.cells import ledger
 
     methods = registry.load()
     for error in methods.broken.values():
         print(f"warning: {error}", file=sys.stderr)
     compose.register(methods)
+    token = f"sweep-{uuid.uuid4().hex}"
+    sys.argv.append(f"+hydra.job.env_set.{ledger.TOKEN}={token}")
     try:
         compose.check_overrides(arguments, methods)
     except HydraException as error:
         raise compose.explain(error) from error
-    session = Session(methods)
-
-    def job(cfg: DictConfig) -> float | None:
-        return session.run(cfg)
-
-    entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(job)
+    session = Session()
+    entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(session.run)
     try:
         entry()
+        if compose.Sweep.folder is not None:
+            ledger.tidy(compose.Sweep.folder)  # an interrupted sweep that is run again will want it
     except (HydraException, OmegaConfBaseException) as error:
         raise compose.explain(error) from error
     finally:
-        session.show_cells()
+        ended = _show_cells(token)
     if session.error is not None:
         raise session.error
-    return session.exit_code
+    return next((entry.code for entry in ended if entry.code), 0)
 
 
 class Session:
-    """The runs of one command: one, or the cells of a multirun, which share what they can."""
+    """What Hydra calls for each run: it may be copied to another process, and nothing that is set there comes back."""
 
-    def __init__(self, methods: Registry) -> None:
-        self.methods = methods
-        self.cells: dict[Path, RunResult] = {}  # by folder, in the order in which they ran
-        self.exit_code = 0
-        self.error: CompressorError | None = None
-        self.shared: Shared | None = None
-        self.screen: Screen | None = None
-        self.sweep_folder: Path | None = None
+    def __init__(self) -> None:
+        self.error: CompressorError | None = (
+            None  # of a single run: through Hydra it would come with lines of Hydra's own
+        )
 
     def run(self, cfg: Any) -> float | None:
-        """Run one cell and return its objective, the result's first metric on test."""
+        """Run once, or one cell; return the objective, the result's first metric on test."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from compressor import compose, engine
+        from compressor import registry
         from compressor.machine import is_main_process
         from compressor.quiet import quiet_libraries
         from compressor.report.screen import Screen
-        from compressor.workbench import Shared
 
         quiet_libraries()
+        methods = registry.load()  # here, since a launcher's process has none yet
         hydra_config = HydraConfig.get()
         overrides = tuple(hydra_config.overrides.task)
-        self.screen = self.screen or Screen(quiet=not is_main_process())
-        self.shared = self.shared or Shared()
+        screen = Screen(quiet=not is_main_process())
         folder = Path(hydra_config.runtime.output_dir)
-        if hydra_config.mode is not RunMode.MULTIRUN:
-            try:
-                config = compose.to_run_config(cfg, overrides, self.methods)
-                request = engine.Request(config=config, overrides=overrides, folder=folder)
-                return objective(engine.run(request, self.methods, self.screen, self.shared))
-            except CompressorError as error:
-                self.error = error  # raised at the end: through Hydra it would come with a line of Hydra's own
-                return None
-            finally:
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()  # Hydra made it
-        number = int(hydra_config.job.num)
-        self.sweep_folder = folder.parent
-        self.screen.rule(f"cell {number}: {' '.join(overrides)}")
-        result, code = engine.run_cell(
-            lambda: compose.to_run_config(cfg, overrides, self.methods),
-            overrides,
-            folder,
-            self.methods,
-            self.screen,
-            self.shared,
-        )
-        self.exit_code = self.exit_code or code
-        self.cells[folder] = result
-        return objective(result)
+        if hydra_config.mode is RunMode.MULTIRUN:
+            return _cell(cfg, overrides, folder, int(hydra_config.job.num), methods, screen)
+        return self._single(cfg, overrides, folder, methods, screen)
 
-    def show_cells(self) -> None:
-        """Print the table over the cells of a multirun, however many of them ran."""
-        if self.cells and self.screen is not None and self.sweep_folder is not None:
-            self.screen.cells(self.cells, self.sweep_folder)
+    def _single(
+        self, cfg: Any, overrides: tuple[str, ...], folder: Path, methods: Registry, screen: Screen
+    ) -> float | None:
+        from compressor import compose, engine
+
+        try:
+            config = compose.to_run_config(cfg, overrides, methods)
+            request = engine.Request(config=config, overrides=overrides, folder=folder)
+            return objective(engine.run(request, methods, screen))
+        except CompressorError as error:
+            self.error = error
+            return None
+        finally:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # Hydra made it
+
+
+def _cell(
+    cfg: Any, overrides: tuple[str, ...], folder: Path, number: int, methods: Registry, screen: Screen
+) -> float | None:
+    from compressor import compose
+    from compressor.cells import ledger
+    from compressor.cells.cell import Cell, Composed, run_cell
+
+    def composed() -> Composed:
+        config = compose.to_run_config(cfg, overrides, methods)
+        return Composed(config=config, values=compose.to_plain(cfg), limits=compose.cell_limits(cfg))
+
+    screen.rule(f"cell {number}: {' '.join(overrides)}")
+    outcome = run_cell(Cell(number=number, overrides=overrides, folder=folder), composed, methods, screen)
+    entry = ledger.Entry(number=number, folder=folder, status=outcome.result.status, code=outcome.code)
+    ledger.write(folder.parent, os.environ.get(ledger.TOKEN, "unnamed"), entry)
+    return objective(outcome.result)
+
+
+def _show_cells(token: str) -> list[Entry]:
+    """Print the table over the cells that this command has ended, however many they are; return them."""
+    from compressor.cells import ledger
+    from compressor.compose import Sweep
+    from compressor.report.screen import Screen
+
+    if Sweep.folder is None:
+        return []
+    if ended := ledger.read(Sweep.folder, token):
+        Screen().cells({entry.folder: entry.status for entry in ended}, Sweep.folder)
+    return ended
 
 
 def objective(result: RunResult) -> float | None:

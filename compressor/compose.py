@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from compressor.config import (
     BenchConfig,
+    CellConfig,
     ChainStep,
     MethodConfig,
     RunConfig,
@@ -50,6 +52,7 @@ class RunSchema:
     student: StudentConfig = field(default_factory=StudentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
+    cell: CellConfig = field(default_factory=CellConfig)
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -93,6 +96,16 @@ class _PluginConf(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for package in self.packages:
             search_path.append(provider=package, path=f"pkg://{package}/conf")
+
+
+class Sweep(Callback):
+    """Hears from Hydra where the cells of a multirun will stand, before any of them runs; named in conf/config.yaml."""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """See `Callback`."""
+        Sweep.folder = Path(str(config.hydra.sweep.dir)).absolute()
 
 
 def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
@@ -165,10 +178,7 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
     Raises:
         ConfigError: A value is missing or of the wrong kind, or names something that does not exist.
     """
-    try:
-        run: Any = OmegaConf.to_object(cfg)
-    except (OmegaConfBaseException, TypeError, AttributeError) as error:
-        raise explain(error) from error
+    run = _to_object(cfg)
     options: dict[str, MethodConfig] = run.method
 
     def chain(names: Sequence[str]) -> list[ChainStep]:
@@ -177,8 +187,50 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
     return RunConfig(
         chain=chain(chain_names(overrides, list(run.chosen))),
         baselines={text: chain(text.split("+")) for text in run.bench.baselines},
-        **{f.name: getattr(run, f.name) for f in fields(RunSchema) if f.name not in ("method", "chosen")},
+        **{f.name: getattr(run, f.name) for f in fields(RunSchema) if f.name not in ("method", "chosen", "cell")},
     )
+
+
+def cell_limits(cfg: DictConfig) -> CellConfig:
+    """Return the limits of a cell.
+
+    Raises:
+        ConfigError: As `to_run_config`.
+    """
+    limits: CellConfig = _to_object(cfg).cell
+    return limits
+
+
+def to_plain(cfg: DictConfig) -> dict[str, Any]:
+    """Return a composed config as JSON values, for another process."""
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def from_plain(values: Mapping[str, Any], registry: Registry) -> DictConfig:
+    """Return the composed config that `to_plain` took apart, in a process that knows the same methods.
+
+    Raises:
+        ConfigError: A value does not fit the schema.
+    """
+    known = {name: entry.method.Config() for name, entry in registry.methods.items()}
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(RunSchema(method=known)), dict(values))
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _to_object(cfg: DictConfig) -> Any:
+    try:
+        return OmegaConf.to_object(cfg)
+    except (OmegaConfBaseException, TypeError, AttributeError) as error:
+        raise explain(error) from error
 
 
 def explain(error: BaseException) -> ConfigError:

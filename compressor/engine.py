@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from compressor import assets, commit, families, pipeline, store
 from compressor import teacher as teachers
 from compressor.artifact import CompressedModel
 from compressor.assess import Entry, assess
-from compressor.config import RunConfig, StudentConfig
+from compressor.config import RunConfig
 from compressor.context import Plan
-from compressor.errors import CompressorError, ConfigError
+from compressor.errors import ConfigError
 from compressor.estimate import estimate_seconds
 from compressor.machine import Machine, set_up
 from compressor.pipeline import Link
 from compressor.registry import Registry
 from compressor.report.screen import Screen
-from compressor.results import OK, RunResult
+from compressor.results import RunResult
 from compressor.runfolder import RunFolder, Scratch
+from compressor.runkey import plain_config, run_key
 from compressor.tasks.data import TaskData, load_task
 from compressor.teacher import Teacher
 from compressor.training.precision import resolve_precision
 from compressor.unread import require_read
 from compressor.workbench import Shared, Workbench
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,95 +168,3 @@ def _compress(
         )
 
     return pipeline.run(links, ready.artifact, make_context)
-
-
-def plain_config(config: RunConfig) -> dict[str, Any]:
-    """Return the typed config as plain values."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
-    return values
-
-
-def run_key(config: RunConfig, registry: Registry) -> str:
-    """Hash what decides a run; settings that the chain does not read are left out.
-
-    Two cells of a multirun with one key are one run: `method=[]` at three and at six student layers is the teacher twice.
-    """
-    used = replace(config)
-    steps = [s for chain in (config.chain, *config.baselines.values()) for s in chain]
-    methods = [registry.get(s.name).method(s.config) for s in steps]
-    if not any(m.capabilities.reads_student for m in methods):
-        used.student = StudentConfig()
-    values = plain_config(used)
-    del values["bench"]["price_per_hour"]  # decides nothing that is measured
-    if not any(m.capabilities.needs_training for m in methods):
-        values.pop("train")
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def run_cell(
-    compose: Callable[[], RunConfig],
-    overrides: Sequence[str],
-    folder: Path,
-    registry: Registry,
-    screen: Screen,
-    shared: Shared,
-) -> tuple[RunResult, int]:
-    """Run one cell of a multirun; a failure is recorded in its folder and returned, so that the next cell runs.
-
-    A cell whose run key a finished sibling has is not run again but recorded as its duplicate.
-
-    Returns:
-        The result, whatever its status, and the exit code it stands for.
-    """
-    start = time.perf_counter()
-    key = ""
-    try:
-        _clear_failed(folder)
-        config = compose()
-        key = run_key(config, registry)
-        if (before := _finished(folder)) is not None and before.run_key == key:
-            screen.line("finished", f"before, in {folder}")
-            return before, 0
-        if (twin := _finished_twin(folder, key)) is not None:
-            status, code = f"skipped(duplicate of {twin})", 0
-        else:
-            request = Request(config=config, overrides=tuple(overrides), folder=folder, in_multirun=True)
-            return run(request, registry, screen, shared), 0
-    except CompressorError as error:
-        screen.failure(error)
-        status, code = f"failed({type(error).__name__}: {error.got})", error.exit_code
-    except Exception as error:  # one cell's crash must not cost the others, nor the table; the trace goes to the log
-        logger.exception("cell failed")
-        status, code = f"failed({type(error).__name__}: {error})", 1
-    result = RunResult(status=status, run_key=key, task="", seed=0, seconds_total=time.perf_counter() - start)
-    try:
-        with RunFolder(folder) as place:
-            place.write_yaml("run.yaml", {"overrides": list(overrides)})
-            place.write_result(result, overrides)
-            place.commit()
-    except CompressorError as error:  # the folder is taken, or the disk is full: the table still names the cell
-        screen.failure(error)
-    return result, code
-
-
-def _clear_failed(folder: Path) -> None:
-    """Remove the record of a cell that failed or was skipped before; it holds no result, and the cell is tried again."""
-    if (folder / "result.json").is_file() and commit.is_complete(folder, deep=False) and _finished(folder) is None:
-        shutil.rmtree(folder)
-
-
-def _finished(folder: Path) -> RunResult | None:
-    """Return the result of a run folder that is whole and went well."""
-    if not (folder / "result.json").is_file() or not commit.is_complete(folder, deep=False):
-        return None
-    result = RunResult.from_json(commit.read_json(folder / "result.json"))
-    return result if result.status == OK else None
-
-
-def _finished_twin(folder: Path, key: str) -> str | None:
-    """Return the name of another run folder beside this one with the same run key."""
-    for path in sorted(folder.parent.glob("*/result.json")):
-        result = _finished(path.parent)
-        if path.parent != folder and result is not None and result.run_key == key:
-            return path.parent.name
-    return None

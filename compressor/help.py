@@ -32,9 +32,11 @@ Common options (all of them, with their values: python -m compressor --cfg job)
   bench.baselines=[finetune]  bench.margin=0.01  bench=quick|standard|publish
   bench.price_per_hour=X               adds to the report what each model cost to make
   seed=N  device=auto|cpu|cuda  hydra.run.dir=FOLDER
+  -m: cell.timeout_s=S  cell.stall_s=S  cell.memory_gb=X  limits of each cell     hydra.sweep.dir=FOLDER
 Environment: COMPRESSOR_CACHE (default ~/.cache/compressor) holds fetched weights, teachers and checkpoints.
 Exit codes: 0 ok, 2 option, 3 incompatible, 4 data, 5 fetching, 6 training, 7 folder or disk, 8 plugin, 9 measuring,
-  10 missing extra, 130 interrupted (the same command goes on from the last checkpoint). Hydra's own help: --hydra-help
+  10 missing extra, 11 a cell of a multirun ended from outside (time, memory, signal), 130 interrupted (the same command goes on
+  from the last checkpoint). Hydra's own help: --hydra-help
 """
 
 

@@ -197,8 +197,28 @@ class Workbench(Context):
                 precision=settings.precision,
                 device=self.device,
                 progress=self._progress,
+                key=self._outputs_key(split, signals, tokenizer, settings),
             )
         return self._shared.teacher_outputs[wish]
+
+    def _outputs_key(
+        self, split: EncodedSplit, signals: TeacherSignals, tokenizer: PreTrainedTokenizerBase, settings: TrainConfig
+    ) -> str:
+        """Hash everything that decides the teacher's outputs and which of them are kept."""
+        return key_of(
+            {
+                "code": own_code(),
+                "libraries": libraries(),
+                "teacher": self._teacher_key,
+                "texts": rows_hash({"examples": split.examples}),
+                "task": task_key(self.task),
+                "tokens": [tokens_hash(split), tokenizer_hash(tokenizer)],
+                "signals": str(signals),
+                "settings": [str(settings.cache_gb), str(settings.precision)],
+                "device": self.device,
+                "threads": self._threads,
+            }
+        )
 
     def _settings(self, settings: TrainConfig) -> TrainConfig:
         """Return the settings without what would do harm: a random embedding table must not be frozen."""

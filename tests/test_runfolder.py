@@ -10,9 +10,9 @@ from test_results import make_result
 
 from compressor import commit, runfolder
 from compressor.config import BenchConfig, RunConfig
-from compressor.engine import run_key
 from compressor.registry import Registry
 from compressor.runfolder import RunFolder
+from compressor.runkey import run_key
 
 
 def finish(place: Path, **options: object) -> None:

@@ -25,7 +25,7 @@ from compressor.commit.folder import (
     set_aside,
     sweep_leftovers,
 )
-from compressor.commit.lock import FolderLock
+from compressor.commit.lock import FolderLock, Waiting
 from compressor.commit.manifest import MANIFEST, SCHEMA_VERSION, is_complete, verify
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "FolderLock",
+    "Waiting",
     "add_file",
     "commit",
     "discard",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import logging
+import time
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
+from typing import Final
+
+_SAID_S: Final = 60.0
 
 
 class FolderLock:
@@ -41,3 +46,24 @@ class FolderLock:
         if self._stream is not None:
             self._stream.close()  # which also unlocks
             self._stream = None
+
+
+class Waiting:
+    """Tells that we wait, at once and then every minute: who watches a process must see that it lives.
+
+    Args:
+        logger: Where it is told.
+        what: What we wait for.
+        look_s: Seconds between two looks at a lock.
+    """
+
+    def __init__(self, logger: logging.Logger, what: str, *, look_s: float) -> None:
+        self._logger, self._what, self._look_s = logger, what, look_s
+        self._next = time.monotonic()
+
+    def sleep(self) -> None:
+        """Wait until it is time to look again."""
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + _SAID_S
+            self._logger.info("waiting for %s", self._what)
+        time.sleep(self._look_s)

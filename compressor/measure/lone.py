@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from compressor.commit import FolderLock
+from compressor.commit import FolderLock, Waiting
 
 _LOG = logging.getLogger("compressor")
 _SECONDS: Final = 1.0  # between two looks
@@ -25,8 +24,7 @@ def alone_on_this_machine() -> Iterator[None]:
     """
     user = os.getuid() if hasattr(os, "getuid") else "user"
     with FolderLock(Path(tempfile.gettempdir()) / f"compressor-timing-{user}") as held:
-        if not held.acquire():
-            _LOG.info("waiting for another run to end its timing")
-            while not held.acquire():
-                time.sleep(_SECONDS)
+        waiting = Waiting(_LOG, "another run to end its timing", look_s=_SECONDS)
+        while not held.acquire():
+            waiting.sleep()
         yield

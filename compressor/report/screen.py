@@ -132,18 +132,18 @@ class Screen:
         """Print why a cell could not be run."""
         self.console.print(f"{type(error).__name__}: {error}", highlight=False, markup=False, soft_wrap=True)
 
-    def cells(self, results: Mapping[Path, RunResult], folder: Path) -> None:
+    def cells(self, ended: Mapping[Path, str], folder: Path) -> None:
         """Print one table over the cells of a multirun, by folder, and keep it as `comparison.md` beside them.
 
-        It is read from the run folders; a cell that could not even leave a record is named by its status.
+        It is read from the run folders; a cell that could not even leave a record is named by its status in `ended`.
         """
-        self.rule(f"{len(results)} cells")
-        found = load_runs([path for path in results if path.is_dir()], needs_one=False)
+        self.rule(f"{len(ended)} cells")
+        found = load_runs([path for path in ended if path.is_dir()], needs_one=False)
         told = [r.folder for r in found.rejected if r.why in (Why.failed, Why.skipped)]
         recorded = {*told, *(run.folder for run in found.runs)}
         lost = {
-            path.resolve(): Rejected(folder=path, name=path.name, why=Why.failed, reason=result.status)
-            for path, result in results.items()
+            path.resolve(): Rejected(folder=path, name=path.name, why=Why.failed, reason=status)
+            for path, status in ended.items()
             if path.resolve() not in recorded
         }
         rejected = tuple(r for r in found.rejected if r.folder not in lost)

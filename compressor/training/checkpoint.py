@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from compressor.commit import (
     FolderLock,
+    Waiting,
     failpoint,
     partial_folder,
     read_json,
@@ -156,13 +156,10 @@ def held(folder: Path | None, ranks: Ranks, logger: logging.Logger) -> Iterator[
     with ExitStack() as stack:
         if folder is not None:
             lock = stack.enter_context(FolderLock(folder)) if ranks.is_main else None
-            told = False
+            waiting = Waiting(logger, f"another run that is at work on {folder.name}", look_s=_LOOK_S)
             while not ranks.agree(lock is not None and lock.acquire())[0]:
                 if lock is not None:
-                    if not told:
-                        logger.info("another run is at work on %s; waiting for it", folder.name)
-                    told = True
-                    time.sleep(_LOOK_S)
+                    waiting.sleep()
         yield
 
 

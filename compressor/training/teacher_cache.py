@@ -7,7 +7,7 @@ training step draws what the models see (a self-supervised task), everything is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
@@ -25,11 +25,13 @@ from compressor.training.evaluate import pass_tokens
 from compressor.training.outputs import eager_attention, eval_mode, run_model
 from compressor.training.precision import autocast, resolve_precision
 from compressor.training.progress import Progress, silent_progress
+from compressor.training.shared_outputs import shared
 from compressor.training.signals import Outputs, TeacherSignals
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_LOGITS: Final = "logits"
 HIDDEN_DTYPE: Final = torch.bfloat16  # of kept hidden states: half the memory, and what autocast computes with anyway
 
 
@@ -46,6 +48,7 @@ class TeacherOutputs:
         precision: As in `TrainConfig`.
         device: `cpu` or `cuda`.
         progress: Where `fill` shows its progress.
+        key: What decides the outputs; under it the cells of a multirun share them.
 
     Raises:
         Incompatible: Token-level signals, or any signal of a token-level task, across tokenizers.
@@ -63,6 +66,7 @@ class TeacherOutputs:
         precision: Precision = Precision.auto,
         device: str = "cpu",
         progress: Progress | None = None,
+        key: str | None = None,
     ) -> None:
         self.same_tokens = same_tokens(student_tokenizer, tokenizer)
         require_alignable(split.task, signals, same_tokens=self.same_tokens)
@@ -74,6 +78,7 @@ class TeacherOutputs:
         self._tokenizer = tokenizer
         self._device = device
         self._progress = progress or silent_progress()
+        self._key = key
         self._logits: Tensor | None = None  # [N, C], or [total tokens, C] for token tasks
         self._hidden: dict[int, Tensor] = {}  # layer -> [total tokens, D]
 
@@ -116,6 +121,13 @@ class TeacherOutputs:
         if not kept or self._logits is not None or self._hidden:
             return
         ranks = join_ranks(self._device)
+        if self._key is None or ranks.world > 1:
+            self._compute(kept, ranks)
+        else:
+            self._take(shared(self._key, lambda: self._compute(kept, ranks)))
+
+    def _compute(self, kept: TeacherSignals, ranks: Ranks) -> Mapping[str, Tensor]:
+        """Run the teacher over all examples; return what is kept, by name."""
         seen = self._seen
         progress = self._progress if ranks.is_main else silent_progress()
         with progress.task("teacher outputs", len(seen)) as bar:
@@ -128,6 +140,12 @@ class TeacherOutputs:
                 bar.advance(len(indices))
         if ranks.world > 1:
             self._join(ranks)
+        logits = {} if self._logits is None else {_LOGITS: self._logits}
+        return logits | {str(layer): flat for layer, flat in self._hidden.items()}
+
+    def _take(self, found: Mapping[str, Tensor]) -> None:
+        self._logits = found.get(_LOGITS)
+        self._hidden = {int(name): flat for name, flat in found.items() if name != _LOGITS}
 
     def for_batch(self, indices: Sequence[int], batch: Batch) -> Outputs:
         """Return the teacher's outputs for the examples at `indices`; positions of padding hold zeros in `hidden`.

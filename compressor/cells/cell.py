@@ -1,0 +1,226 @@
+"""One cell of a multirun: looked up, run in a process of its own, and recorded however it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from compressor import commit
+from compressor.cells import ledger
+from compressor.cells.child import INTERRUPTED, OUTCOME
+from compressor.cells.supervisor import Ending, Stop, supervise
+from compressor.config import CellConfig, RunConfig
+from compressor.errors import CompressorError
+from compressor.registry import Registry
+from compressor.report.screen import Screen
+from compressor.results import OK, RunResult
+from compressor.runfolder import RunFolder
+from compressor.runkey import run_key
+from compressor.training.shared_outputs import FOLDER as SHARED_OUTPUTS
+
+ENDED: Final = 11  # exit code of a cell that was ended from outside: time, memory, a signal
+OUTPUT: Final = "output.txt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """A cell as it was asked for.
+
+    Attributes:
+        number: Its number in the multirun.
+        overrides: As typed, for the reproduction line.
+        folder: Where its run folder shall stand.
+    """
+
+    number: int
+    overrides: tuple[str, ...]
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Composed:
+    """What a cell's process is told.
+
+    Attributes:
+        config: The typed config.
+        values: The same as JSON values.
+        limits: Of the process.
+    """
+
+    config: RunConfig
+    values: Mapping[str, Any]
+    limits: CellConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a cell ended; `code` is 0 where it stands, as a result or as another's duplicate."""
+
+    result: RunResult
+    code: int
+
+
+def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, screen: Screen) -> Outcome:
+    """Run a cell, unless its folder holds its result already; a cell whose key a finished sibling has is its duplicate.
+
+    Args:
+        cell: The cell.
+        compose: Returns what its process is told; what it raises is the cell's failure.
+        registry: The methods.
+        screen: Gets what the cell prints.
+
+    Raises:
+        KeyboardInterrupt: We were interrupted; the cell is recorded as such.
+    """
+    start = time.perf_counter()
+    key = ""
+
+    def ended(status: str, code: int, output: Path | None = None) -> Outcome:
+        result = RunResult(status=status, run_key=key, task="", seed=0, seconds_total=time.perf_counter() - start)
+        try:
+            _record(result, cell, output)
+        except CompressorError as error:  # the folder is taken, or the disk is full: the table still names the cell
+            screen.failure(error)
+        return Outcome(result=result, code=code)
+
+    try:
+        _clear_failed(cell.folder)
+        composed = compose()
+        key = run_key(composed.config, registry)
+        if (before := _finished(cell.folder)) is not None and before.run_key == key:
+            screen.line("finished", f"before, in {cell.folder}")
+            return Outcome(result=before, code=0)
+        if (twin := _finished_twin(cell.folder, key)) is not None:
+            return ended(f"skipped(duplicate of {twin})", 0)
+    except CompressorError as error:
+        screen.failure(error)
+        return ended(f"failed({type(error).__name__}: {error.got})", error.exit_code)
+    with tempfile.TemporaryDirectory(prefix="compressor-cell-") as place:
+        output = Path(place) / OUTPUT
+        try:
+            ending = _run(cell, composed, Path(place), output)
+        except KeyboardInterrupt:
+            ended("interrupted", INTERRUPTED, output)
+            raise
+        if (result := _finished(cell.folder)) is not None and result.run_key == key:
+            return Outcome(result=result, code=0)
+        status, code = describe(ending, _told(Path(place)), composed.limits)
+        screen.line("cell", status)
+        return ended(status, code, output)
+
+
+def describe(ending: Ending, told: Mapping[str, Any] | None, limits: CellConfig) -> tuple[str, int]:
+    """Return the status of a cell that left no result, and the exit code that it stands for.
+
+    Args:
+        ending: How its process ended.
+        told: What it said of an error, if it could.
+        limits: What it was allowed.
+    """
+    peak = f"{ending.peak_bytes / 1e9:.1f} GB"
+    if ending.stop is Stop.wall:
+        return f"timeout(not finished after {limits.timeout_s:g} s: cell.timeout_s)", ENDED
+    if ending.stop is Stop.stall:
+        return f"timeout(neither printed nor computed for {limits.stall_s:g} s: cell.stall_s)", ENDED
+    if ending.stop is Stop.memory:
+        return f"oom(held {peak}, and cell.memory_gb={limits.memory_gb:g})", ENDED
+    if told is not None and told.get("memory"):
+        return f"oom({told['kind']}: {told['got']})", ENDED
+    if told is not None:
+        return f"failed({told['kind']}: {told['got']})", int(told["code"])
+    if ending.code == -signal.SIGKILL and ending.out_of_memory:
+        return f"oom(the system ended it; it was seen to hold {peak})", ENDED
+    if ending.code < 0:
+        return f"killed({signal.Signals(-ending.code).name})", ENDED
+    if ending.code == INTERRUPTED:
+        return "interrupted", INTERRUPTED
+    return f"failed(its process ended with exit code {ending.code} and without a result)", 1
+
+
+def _run(cell: Cell, composed: Composed, place: Path, output: Path) -> Ending:
+    """Run the cell's process, its output shown as it comes."""
+    job = place / "job.json"
+    values = {
+        "parent": os.getpid(),
+        "overrides": list(cell.overrides),
+        "folder": str(cell.folder.resolve()),
+        "config": composed.values,
+    }
+    job.write_text(json.dumps(values), encoding="utf-8")
+    # -P: the current folder must not shadow a module beyond what it did for us, and that is in PYTHONPATH.
+    command = [sys.executable, "-P", "-m", "compressor.cells.child", str(job)]
+    environment = _environment(shared=cell.folder.parent / ledger.PLACE / ledger.SHARED)
+    return supervise(command, environment=environment, limits=composed.limits, log=output, show=_show)
+
+
+def _environment(*, shared: Path) -> dict[str, str]:
+    """Return our environment, with modules found where we find them and tables as wide as our terminal.
+
+    Args:
+        shared: Folder for what the cells share.
+    """
+    paths = [str(Path(path).resolve()) if path else str(Path.cwd()) for path in sys.path]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        SHARED_OUTPUTS: str(shared.resolve()),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",
+        "COLUMNS": str(shutil.get_terminal_size((100, 24)).columns),
+    }
+
+
+def _show(chunk: bytes) -> None:
+    sys.stdout.write(chunk.decode(errors="replace"))
+    sys.stdout.flush()
+
+
+def _told(place: Path) -> Mapping[str, Any] | None:
+    try:
+        told = commit.read_json(place / OUTCOME)
+    except CompressorError:
+        return None
+    return told if isinstance(told, dict) and {"kind", "got", "code"} <= set(told) else None
+
+
+def _record(result: RunResult, cell: Cell, output: Path | None) -> None:
+    """Write the run folder of a cell without a result: why, what was asked for, and what it printed."""
+    with RunFolder(cell.folder) as place:
+        place.write_yaml("run.yaml", {"overrides": list(cell.overrides)})
+        if output is not None and output.is_file():
+            with commit.disk_errors(place.path / OUTPUT):
+                shutil.copyfile(output, place.path / OUTPUT)
+        place.write_result(result, cell.overrides)
+        place.commit()
+
+
+def _clear_failed(folder: Path) -> None:
+    """Remove the record of a cell that failed or was skipped before; it holds no result, and the cell is tried again."""
+    if (folder / "result.json").is_file() and commit.is_complete(folder, deep=False) and _finished(folder) is None:
+        shutil.rmtree(folder)
+
+
+def _finished(folder: Path) -> RunResult | None:
+    """Return the result of a run folder that is whole and went well."""
+    if not (folder / "result.json").is_file() or not commit.is_complete(folder, deep=False):
+        return None
+    result = RunResult.from_json(commit.read_json(folder / "result.json"))
+    return result if result.status == OK else None
+
+
+def _finished_twin(folder: Path, key: str) -> str | None:
+    """Return the name of another run folder beside this one with the same run key."""
+    for path in sorted(folder.parent.glob("*/result.json")):
+        result = _finished(path.parent)
+        if path.parent != folder and result is not None and result.run_key == key:
+            return path.parent.name
+    return None

@@ -1,0 +1,158 @@
+"""A command that fails in any way is ended, named, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from compressor.cells import family
+from compressor.cells.cell import describe
+from compressor.cells.supervisor import Stop, supervise
+from compressor.config import CellConfig
+from compressor.errors import ConfigError
+
+
+def run(code: str, tmp_path: Path, limits: CellConfig | None = None):
+    shown = bytearray()
+    ending = supervise(
+        [sys.executable, "-c", code],
+        environment=os.environ,
+        limits=limits or CellConfig(timeout_s=30),
+        log=tmp_path / "output.txt",
+        show=shown.extend,
+    )
+    return ending, (tmp_path / "output.txt").read_text(errors="replace"), bytes(shown)
+
+
+ENDINGS = [
+    ("raise ValueError('boom')", "failed(its process ended with exit code 1 and without a result)"),
+    ("import sys; sys.exit(0)", "failed(its process ended with exit code 0 and without a result)"),
+    ("import os; os._exit(0)", "failed(its process ended with exit code 0 and without a result)"),
+    ("import os; os.kill(os.getpid(), 11)", "killed(SIGSEGV)"),
+    ("import os; os.kill(os.getpid(), 9)", "killed(SIGKILL)"),
+    ("import os; os.abort()", "killed(SIGABRT)"),
+]
+
+
+@pytest.mark.parametrize(("code", "status"), ENDINGS, ids=[c for c, _ in ENDINGS])
+def test_every_end_has_a_name(code: str, status: str, tmp_path: Path) -> None:
+    ending, _, _ = run(code, tmp_path)
+    told, exit_code = describe(ending, None, CellConfig())
+    assert told == status
+    assert exit_code == (1 if status.startswith("failed") else 11)
+    assert ending.stop is None and not ending.survivors
+
+
+def test_what_it_printed_is_shown_and_kept(tmp_path: Path) -> None:
+    ending, kept, shown = run("import sys; print('out'); print('err', file=sys.stderr)", tmp_path)
+    assert ending.code == 0
+    assert "out\n" in kept and "err\n" in kept and kept.encode() == shown
+
+
+def test_a_flood_is_dropped_and_blocks_nobody(tmp_path: Path) -> None:
+    flood = "import sys\nfor _ in range(2000): sys.stdout.write('x' * 10000)"
+    ending, kept, shown = run(flood, tmp_path, CellConfig(log_mb=0.05, timeout_s=30))
+    assert ending.code == 0
+    assert 50_000 <= len(kept) < 51_000 and "cell.log_mb" in kept and len(shown) == len(kept)
+
+
+def test_a_cell_that_takes_too_long_is_ended_in_time(tmp_path: Path) -> None:
+    start = time.monotonic()
+    ending, _, _ = run("while True: pass", tmp_path, CellConfig(timeout_s=1))
+    assert ending.stop is Stop.wall and time.monotonic() - start < 6
+    assert describe(ending, None, CellConfig(timeout_s=1)) == ("timeout(not finished after 1 s: cell.timeout_s)", 11)
+
+
+def test_a_cell_that_does_nothing_is_told_from_one_that_computes_or_talks(tmp_path: Path) -> None:
+    limits = CellConfig(stall_s=1.5)
+    ending, _, _ = run("import time; time.sleep(60)", tmp_path, limits)
+    assert ending.stop is Stop.stall and ending.seconds < 8
+    computes = "import time; t = time.time()\nwhile time.time() - t < 4: pass"
+    assert run(computes, tmp_path, limits)[0].stop is None
+    talks = "import time\nfor _ in range(8): print('here', flush=True); time.sleep(0.4)"
+    assert run(talks, tmp_path, limits)[0].stop is None
+
+
+def test_who_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    ending, _, _ = run(code, tmp_path, CellConfig(timeout_s=1))
+    assert ending.stop is Stop.wall and ending.code == -signal.SIGKILL and ending.seconds < 8
+
+
+def test_a_cell_that_outgrows_its_memory_is_ended(tmp_path: Path) -> None:
+    code = "import time\nheld = [bytearray(b'x' * 10_000_000) for _ in range(40)]\ntime.sleep(60)"
+    limits = CellConfig(memory_gb=0.2, timeout_s=30)
+    ending, _, _ = run(code, tmp_path, limits)
+    assert ending.stop is Stop.memory and ending.peak_bytes > 0.2e9
+    status, code_ = describe(ending, None, limits)
+    assert status.startswith("oom(held 0.") and code_ == 11
+
+
+def test_nothing_that_it_started_outlives_it_not_even_in_a_session_of_its_own(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "for session in (False, True):\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], start_new_session=session)\n"
+        "    print(child.pid, flush=True)\n"
+    )
+    ending, kept, _ = run(code, tmp_path)
+    assert ending.code == 0 and ending.seconds < 10 and not ending.survivors
+    pids = [int(line) for line in kept.split()]
+    assert len(pids) == 2 and not [pid for pid in pids if _lives(pid)]
+
+
+def test_others_are_not_touched(tmp_path: Path) -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env={**os.environ, family.MARK: "other"}
+    )
+    try:
+        run("import os; os._exit(3)", tmp_path)
+        assert other.poll() is None
+        assert family.members("other") == [other.pid]
+        assert family.use([other.pid]).resident_bytes > 1e6
+        assert family.end("other") == []
+        assert other.wait(5) == -signal.SIGKILL
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_an_interrupt_is_passed_on_and_the_cell_may_save_its_work(tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    cell = (
+        "import pathlib, sys, time\n"
+        "try:\n    print('ready', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n    time.sleep(0.5); pathlib.Path(sys.argv[1]).write_text('whole')\n"
+    )
+    parent = (
+        "import os, sys; from pathlib import Path; from compressor.cells.supervisor import supervise\n"
+        "from compressor.config import CellConfig\n"
+        "def show(chunk): sys.stdout.write(chunk.decode()); sys.stdout.flush()\n"
+        "supervise([sys.executable, '-c', *sys.argv[1:3]], environment=os.environ, limits=CellConfig(),"
+        " log=Path(sys.argv[3]), show=show)\n"
+    )
+    command = [sys.executable, "-c", parent, cell, str(saved), str(tmp_path / "log.txt")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) != 0
+    assert saved.read_text() == "whole"
+
+
+@pytest.mark.parametrize("name", ["timeout_s", "stall_s", "memory_gb", "log_mb"])
+def test_a_limit_is_above_nothing(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"cell.{name}=0"):
+        CellConfig(**{name: 0})
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
