@@ -23,12 +23,27 @@ class Why(StrEnum):
     """Why a folder is not compared."""
 
     failed = "failed"
+    timeout = "timeout"
+    oom = "oom"
+    killed = "killed"
+    interrupted = "interrupted"
     skipped = "skipped"
     unfinished = "unfinished"
     damaged = "damaged"
     other_schema = "other schema"
     copy = "copy"
     no_run = "no run"
+
+    @property
+    def is_an_end(self) -> bool:
+        """Whether a run said so itself: it was meant to have a row."""
+        return self in (Why.failed, Why.timeout, Why.oom, Why.killed, Why.interrupted, Why.skipped)
+
+
+def why_of(status: str) -> Why:
+    """Return what the status of a run without a result says."""
+    word = status.partition("(")[0]
+    return next((why for why in Why if why.is_an_end and why.value == word), Why.failed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,8 +170,9 @@ def _read(folder: Path, name: str, *, deep: bool) -> Run | Rejected:
             return _reject(folder, name, Why.other_schema, reason)
         result = RunResult.from_json(data)
         if result.status != OK:
-            why = Why.skipped if result.status.startswith("skipped") else Why.failed
-            return replace(_reject(folder, name, why, result.status), overrides=_typed(_yaml(folder / SETTINGS)))
+            return replace(
+                _reject(folder, name, why_of(result.status), result.status), overrides=_typed(_yaml(folder / SETTINGS))
+            )
         if not result.candidates or result.teacher.role != "teacher":
             raise StoreError(f"{RESULT} does not begin with a teacher")
         config, overrides = _settings(folder / SETTINGS)

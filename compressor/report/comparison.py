@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from compressor.compare.conditions import Setting
 from compressor.compare.ranking import Mark
 from compressor.compare.rows import QualityCell, Row, SpeedCell
-from compressor.compare.runs import Rejected, Why
+from compressor.compare.runs import Rejected
 from compressor.compare.table import Table
 from compressor.compare.values import Value
 from compressor.compare.verdicts import Word
@@ -16,8 +16,6 @@ from compressor.report.comparison_data import flat, reason, values
 from compressor.report.html.from_table import from_table
 from compressor.report.remarks import LEGEND, notes, over_seeds, seed_lines
 from compressor.report.views import View
-
-_RUN_WITHOUT_NUMBERS = (Why.failed, Why.skipped)  # these were meant to have a row
 
 
 def comparison(table: Table, *, command: str = "") -> View:
@@ -29,7 +27,7 @@ def comparison(table: Table, *, command: str = "") -> View:
     rows = [_row(row, table, columns) for row in table.rows]
     same = _typed_everywhere(table)
     for r in table.rejected:
-        if r.why in _RUN_WITHOUT_NUMBERS:
+        if r.why.is_an_end:
             rows.append([[_typed(r, same), r.why.value], *([cells.NOTHING] for _ in header[1:])])
     flat_header, flat_rows = flat(table)
     return View(

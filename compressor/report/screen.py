@@ -12,7 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from compressor import assets
 from compressor.artifact import Blueprint
-from compressor.compare.runs import Rejected, Why, load_runs
+from compressor.compare.runs import Rejected, load_runs, why_of
 from compressor.compare.table import compare
 from compressor.config import RunConfig
 from compressor.errors import CompressorError
@@ -139,10 +139,10 @@ class Screen:
         """
         self.rule(f"{len(ended)} cells")
         found = load_runs([path for path in ended if path.is_dir()], needs_one=False)
-        told = [r.folder for r in found.rejected if r.why in (Why.failed, Why.skipped)]
+        told = [r.folder for r in found.rejected if r.why.is_an_end]
         recorded = {*told, *(run.folder for run in found.runs)}
         lost = {
-            path.resolve(): Rejected(folder=path, name=path.name, why=Why.failed, reason=status)
+            path.resolve(): Rejected(folder=path, name=path.name, why=why_of(status), reason=status)
             for path, status in ended.items()
             if path.resolve() not in recorded
         }

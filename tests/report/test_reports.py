@@ -153,10 +153,14 @@ def test_seeds_are_averaged_and_all_shown(tmp_path: Path) -> None:
 def test_a_cell_without_a_record_is_named_all_the_same(tmp_path: Path) -> None:
     out = io.StringIO()
     done, lost = write_run(tmp_path / "0", Model()), tmp_path / "1"
-    failed = make_result(status="failed(StoreError: disk full)", candidates=(), comparisons=())
-    Screen(Console(file=out, width=100)).cells({done: make_result(), lost: failed}, tmp_path)
+    slow = write_status(tmp_path / "2", "timeout(not finished after 9 s: cell.timeout_s)")
+    ended = {done: "ok", lost: "failed(StoreError: disk full)", slow: "timeout(not finished after 9 s: cell.timeout_s)"}
+    Screen(Console(file=out, width=100)).cells(ended, tmp_path)
     for text in (out.getvalue(), (tmp_path / "comparison.md").read_text()):
         assert "disk full" in text and "distill" in text
+        assert (
+            "1 ok, 1 timeout, 1 failed" in text and "not finished after 9 s" in text and "failed (timeout" not in text
+        )
 
 
 def test_no_finished_cell_at_all_is_a_table_of_failures(tmp_path: Path) -> None:
