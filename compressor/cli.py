@@ -37,6 +37,9 @@ def main() -> None:
             ConfigError("a multirun under torchrun: its helpers would end with the first cell", hint="leave -m out")
         )
         raise SystemExit(ConfigError.exit_code)
+    arguments = [
+        a for a in arguments if not a.startswith("_wandb=")
+    ]  # what W&B's agent adds to a resumed run, for itself
     flags = [a for a in arguments if a in ("-m", "--multirun")]
     arguments = [*flags, *(a for a in arguments if a not in flags)]
     sys.argv[1:] = arguments  # Hydra's parser takes no flag between overrides
@@ -128,7 +131,7 @@ class Session:
 
         try:
             config = compose.to_run_config(cfg, overrides, methods)
-            request = engine.Request(config=config, overrides=overrides, folder=folder)
+            request = engine.Request(config=config, overrides=overrides, folder=folder, tracking=compose.tracking(cfg))
             return objective(engine.run(request, methods, screen))
         except CompressorError as error:
             self.error = error

@@ -33,12 +33,14 @@ from compressor.config import (
     StudentConfig,
     TaskConfig,
     TeacherConfig,
+    TrackingConfig,
     TrainConfig,
 )
 from compressor.errors import ConfigError
 from compressor.registry import Registry
 
 PROVIDER = "compressor"
+_NOT_OF_THE_RUN = ("method", "chosen", "cell", "tracking")  # taken apart, or about the process and not the numbers
 
 
 @dataclass(slots=True, kw_only=True)
@@ -53,6 +55,7 @@ class RunSchema:
     train: TrainConfig = field(default_factory=TrainConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
     cell: CellConfig = field(default_factory=CellConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -187,7 +190,7 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
     return RunConfig(
         chain=chain(chain_names(overrides, list(run.chosen))),
         baselines={text: chain(text.split("+")) for text in run.bench.baselines},
-        **{f.name: getattr(run, f.name) for f in fields(RunSchema) if f.name not in ("method", "chosen", "cell")},
+        **{f.name: getattr(run, f.name) for f in fields(RunSchema) if f.name not in _NOT_OF_THE_RUN},
     )
 
 
@@ -199,6 +202,16 @@ def cell_limits(cfg: DictConfig) -> CellConfig:
     """
     limits: CellConfig = _to_object(cfg).cell
     return limits
+
+
+def tracking(cfg: DictConfig) -> TrackingConfig:
+    """Return where the run is mirrored to.
+
+    Raises:
+        ConfigError: As `to_run_config`.
+    """
+    wanted: TrackingConfig = _to_object(cfg).tracking
+    return wanted
 
 
 def to_plain(cfg: DictConfig) -> dict[str, Any]:

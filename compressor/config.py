@@ -205,6 +205,25 @@ class BenchConfig:
 
 
 @dataclass(slots=True, kw_only=True)
+class TrackingConfig:
+    """Where finished runs are mirrored to. It decides nothing that is measured."""
+
+    kind: str = "none"  # none, wandb
+    project: str = "compressor"
+    entity: str | None = None  # team or user; unset: the account's own
+    mode: str = "auto"  # auto (online with a key, else offline), online, offline
+    models: bool = False  # upload the compressed models too
+    timeout_s: float = 300.0  # a mirror that takes longer is ended; the run folder can be mirrored again
+
+    def __post_init__(self) -> None:
+        _require(self.kind in ("none", "wandb"), "tracking", self.kind, "none, wandb")
+        modes = ("auto", "online", "offline")
+        _require(self.mode in modes, "tracking.mode", self.mode, ", ".join(modes))
+        _require(bool(self.project), "tracking.project", self.project, "a name")
+        _require(self.timeout_s > 0, "tracking.timeout_s", self.timeout_s, "above 0 seconds")
+
+
+@dataclass(slots=True, kw_only=True)
 class CellConfig:
     """Limits of one cell of a multirun, which runs in a process of its own. They decide nothing that is measured."""
 

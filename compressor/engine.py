@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from compressor import assets, commit, families, pipeline, store
+from compressor import assets, commit, families, pipeline, store, tracking
 from compressor import teacher as teachers
 from compressor.artifact import CompressedModel
 from compressor.assess import Entry, assess
-from compressor.config import RunConfig
+from compressor.config import RunConfig, TrackingConfig
 from compressor.context import Plan
 from compressor.errors import ConfigError
 from compressor.estimate import estimate_seconds
@@ -24,7 +24,9 @@ from compressor.runfolder import RunFolder, Scratch
 from compressor.runkey import plain_config, run_key
 from compressor.tasks.data import TaskData, load_task
 from compressor.teacher import Teacher
+from compressor.training.journal import Journal
 from compressor.training.precision import resolve_precision
+from compressor.training.progress import Progress
 from compressor.unread import require_read
 from compressor.workbench import Shared, Workbench
 
@@ -37,6 +39,7 @@ class Request:
     overrides: tuple[str, ...]  # as typed, for the reproduction line
     folder: Path  # where the run folder shall stand
     in_multirun: bool = False
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 def run(request: Request, registry: Registry, screen: Screen, shared: Shared | None = None) -> RunResult:
@@ -50,6 +53,7 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
     """
     start = time.perf_counter()
     config, shared = request.config, shared or Shared()
+    tracking.require(request.tracking)
     machine = set_up(config)
     with RunFolder(request.folder) if machine.is_main else Scratch() as folder:
         folder.write_yaml("run.yaml", {"overrides": list(request.overrides), "config": plain_config(config)})
@@ -57,6 +61,7 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
             require_read(request.overrides, config, registry)
         resolve_precision(config.train.precision, machine.device)
         resolve_precision(config.teacher.train.precision, machine.device)
+        progress = Journal(screen.progress, folder.path / tracking.LOSSES)
         _fetch(config, screen)
         task, data = load_task(config.task)
         plan = Plan(
@@ -71,12 +76,12 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         _check_sizes(plan, data, config)
         chains = _check(request, plan, registry)
         screen.announce(config, plan.teacher, data, chains)
-        ready = teachers.prepare(config.teacher, task, data, machine, seed=config.seed, progress=screen.progress)
+        ready = teachers.prepare(config.teacher, task, data, machine, seed=config.seed, progress=progress)
         screen.teacher(ready)
         screen.estimate(estimate_seconds(ready.artifact, task, chains, data, config, machine.device))
         entries = [Entry(name="teacher", role="teacher", folder=ready.folder, artifact=ready.artifact)]
         for name, links in chains.items():
-            artifact = _compress(links, ready, data, config, machine, folder, shared, screen)
+            artifact = _compress(links, ready, data, config, machine, folder, shared, progress)
             place = folder.path / "candidates" / name
             store.save(artifact, place, registry)
             role = "baseline" if name in config.baselines and name != pipeline.chain_name(config.chain) else "result"
@@ -92,6 +97,8 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         screen.result(result)
         folder.commit()
     screen.finished(result, request.folder)
+    if request.tracking.kind != "none":
+        screen.line("tracking", tracking.start(request.folder, request.tracking))
     return result
 
 
@@ -147,7 +154,7 @@ def _compress(
     machine: Machine,
     folder: RunFolder,
     shared: Shared,
-    screen: Screen,
+    progress: Progress,
 ) -> CompressedModel:
     """Run one chain; each link gets an empty workspace that vanishes with the run."""
     import torch
@@ -164,7 +171,7 @@ def _compress(
             threads=machine.threads,
             workspace=folder.workspace(),
             shared=shared,
-            progress=screen.progress,
+            progress=progress,
         )
 
     return pipeline.run(links, ready.artifact, make_context)

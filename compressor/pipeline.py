@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -200,3 +200,9 @@ def _check_result(link: Link, result: object) -> None:
         raise PluginError(f"method '{link.name}' returned form {result.form} and declares {promised}")
     if result.head != link.source.head:
         raise PluginError(f"method '{link.name}' changed the labels from {link.source.head} to {result.head}")
+
+
+def method_classes(methods: Iterable[CompressionMethod[Any]]) -> set[type]:
+    """Return the classes of methods, with the methods that they are derived from: the code that decides what they do."""
+    found = {cls for method in methods for cls in type(method).__mro__}
+    return {cls for cls in found if issubclass(cls, CompressionMethod) and cls is not CompressionMethod}

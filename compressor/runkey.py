@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from compressor.config import RunConfig, StudentConfig
 from compressor.keys import hash_files, key_of, libraries, own_code, plugin_code
-from compressor.method import CompressionMethod
+from compressor.pipeline import method_classes
 from compressor.registry import Registry
 
 _MEASURING: Final = ("measure", "runtimes", "compare", "timing.py", "assess.py")
@@ -34,7 +34,7 @@ def run_key(config: RunConfig, registry: Registry) -> str:
     return key_of(
         {
             "config": values,
-            "code": [own_code(), own_code(_MEASURING), plugin_code(_classes(methods))],
+            "code": [own_code(), own_code(_MEASURING), plugin_code(method_classes(methods))],
             "libraries": libraries(),
             "files": {place: _content(place) for place in sorted(set(_places(values)))},
         }
@@ -45,11 +45,6 @@ def plain_config(config: RunConfig) -> dict[str, Any]:
     """Return the typed config as plain values."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(config), default=str))
     return values
-
-
-def _classes(methods: Iterable[CompressionMethod[Any]]) -> set[type]:
-    found = {cls for method in methods for cls in type(method).__mro__}
-    return {cls for cls in found if issubclass(cls, CompressionMethod) and cls is not CompressionMethod}
 
 
 def _places(value: object) -> Iterator[str]:

@@ -16,8 +16,7 @@ from compressor.config import StudentConfig, TaskConfig, TrainConfig
 from compressor.context import Context, Plan
 from compressor.errors import Incompatible, PluginError
 from compressor.keys import key_of, libraries, own_code, plugin_code, processes, rows_hash, settings_key, weights_hash
-from compressor.method import CompressionMethod
-from compressor.pipeline import Link, plain
+from compressor.pipeline import Link, method_classes, plain
 from compressor.students import build_student
 from compressor.tasks import build_task
 from compressor.tasks.base import Batch, Example, Task
@@ -247,7 +246,7 @@ class Workbench(Context):
             {
                 "stage": stage,
                 "chain": [[link.name, plain(link.method.config), link.plan.student.chosen()] for link in self._links],
-                "code": [own_code(), plugin_code(_classes(self._links))],
+                "code": [own_code(), plugin_code(method_classes(link.method for link in self._links))],
                 "libraries": libraries(),
                 "start": weights_hash(model),
                 "teacher": self._teacher_key,
@@ -339,12 +338,6 @@ def _embeddings_are_random(links: Sequence[Link]) -> bool:
         if wants.needs_training and link is not links[-1]:
             drawn = False
     return drawn
-
-
-def _classes(links: Sequence[Link]) -> set[type]:
-    """Return the classes of the links' methods, with the methods that they are derived from."""
-    found = {cls for link in links for cls in type(link.method).__mro__}
-    return {cls for cls in found if issubclass(cls, CompressionMethod) and cls is not CompressionMethod}
 
 
 def tokens_hash(split: EncodedSplit) -> str:

@@ -56,8 +56,14 @@ def _run(job: dict[str, object]) -> None:
     methods = registry.load()
     compose.register(methods)
     overrides = tuple(map(str, job["overrides"]))  # type: ignore[call-overload]
-    config = compose.to_run_config(compose.from_plain(job["config"], methods), overrides, methods)  # type: ignore[arg-type]
-    request = engine.Request(config=config, overrides=overrides, folder=Path(str(job["folder"])), in_multirun=True)
+    composed = compose.from_plain(job["config"], methods)  # type: ignore[arg-type]
+    request = engine.Request(
+        config=compose.to_run_config(composed, overrides, methods),
+        overrides=overrides,
+        folder=Path(str(job["folder"])),
+        in_multirun=True,
+        tracking=compose.tracking(composed),
+    )
     engine.run(request, methods, Screen(Console()))
 
 

@@ -1,0 +1,76 @@
+"""The loss terms of every step, as a file of the run: what a curve is drawn from, here or elsewhere."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any, Final
+
+from compressor.training.progress import Bar, Progress
+
+_FLUSH_S: Final = 2.0
+
+
+class Journal:
+    """A progress that also writes: one JSON line a step, `{"stage": ..., "step": ..., NAME: VALUE, ...}`.
+
+    Args:
+        progress: Where progress is shown.
+        path: The file; it appears with the first step.
+    """
+
+    def __init__(self, progress: Progress, path: Path) -> None:
+        self._progress, self._path = progress, path
+
+    @contextmanager
+    def task(self, label: str, total: float, done: float = 0.0) -> Iterator[Bar]:
+        """See `Progress.task`."""
+        with self._progress.task(label, total, done) as bar:
+            noted = _Noted(bar, self._path, label, int(done))
+            try:
+                yield noted
+            finally:
+                noted.close()
+
+
+class _Noted:
+    def __init__(self, bar: Bar, path: Path, stage: str, done: int) -> None:
+        self._bar, self._path, self._stage, self._done = bar, path, stage, done
+        self._stream: TextIOWrapper | None = None
+        self._flushed = time.monotonic()
+
+    def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
+        self._bar.advance(amount, values)
+        self._done += int(amount)
+        if not values:
+            return
+        if self._stream is None:
+            self._stream = self._path.open("a", encoding="utf-8")
+        line = {"stage": self._stage, "step": self._done, **{name: float(value) for name, value in values.items()}}
+        self._stream.write(json.dumps(line) + "\n")
+        if time.monotonic() - self._flushed > _FLUSH_S:
+            self._flushed = time.monotonic()
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Return the steps of a journal, in order; a last line that was cut off is left out, and no file is no step."""
+    if not path.is_file():
+        return []
+    steps = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            step = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(step, dict) and {"stage", "step"} <= set(step):
+            steps.append(step)
+    return steps
