@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Nothing there decides a trained weight: what prints, measures, compares and runs what is finished.
 _APART: Final = (
     "report", "measure", "compare", "runtimes", "testing", "assess.py", "timing.py", "runfolder.py", "estimate.py", "help.py",
-    "cli.py", "comparing.py",
+    "cli.py", "comparing.py", "cells", "tracking.py", "runkey.py",
 )  # fmt: skip
 _NO_RESULT: Final = ("checkpoint_seconds", "cache_gb")  # how often to save, how much to keep: not what is learned
 

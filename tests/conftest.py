@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before torch is imported, here and in the processes that tests start: tiny matrices gain nothing from threads, and threads
 # that spin while they wait take the cores from everybody else.
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from compressor.assets import CACHE_ENV
+
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share lies beside them
 
 
 @pytest.fixture(scope="session")

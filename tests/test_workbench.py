@@ -15,6 +15,7 @@ from compressor.capabilities import Capabilities
 from compressor.config import MethodConfig, StudentConfig
 from compressor.errors import PluginError
 from compressor.method import CompressionMethod
+from compressor.pipeline import method_classes
 from compressor.tasks import build_task
 from compressor.testing.house import Shorten, TinyHouse, cache_at
 from compressor.testing.tiny import tiny_tokenizer
@@ -213,7 +214,7 @@ def test_the_code_of_a_plugin_of_one_file_is_that_file(tmp_path) -> None:
 def test_a_derived_method_counts_the_one_it_is_derived_from(house) -> None:
     class Derived(Train): ...
 
-    found = workbench._classes(house.check([Derived(MethodConfig())]))
+    found = method_classes(link.method for link in house.check([Derived(MethodConfig())]))
     assert found == {Derived, Train}
 
 
