@@ -68,13 +68,14 @@ def _hydra(arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from compressor import compose, registry
+    from compressor import compose, registry, search
     from compressor.cells import ledger
 
     methods = registry.load()
     for error in methods.broken.values():
         print(f"warning: {error}", file=sys.stderr)
     compose.register(methods)
+    search.register()
     token = f"sweep-{uuid.uuid4().hex}"
     sys.argv.append(f"+hydra.job.env_set.{ledger.TOKEN}={token}")
     try:
@@ -164,11 +165,14 @@ def _show_cells(token: str) -> list[Entry]:
     from compressor.cells import ledger
     from compressor.compose import Sweep
     from compressor.report.screen import Screen
+    from compressor.search import JOURNAL
 
     if Sweep.folder is None:
         return []
     if ended := ledger.read(Sweep.folder, token):
         Screen().cells({entry.folder: entry.status for entry in ended}, Sweep.folder)
+        if (Sweep.folder / JOURNAL).is_file():
+            Screen().fronts(Sweep.folder)
     return ended
 
 

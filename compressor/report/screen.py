@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from compressor import assets
 from compressor.artifact import Blueprint
+from compressor.compare.front import pareto
 from compressor.compare.runs import Rejected, load_runs, why_of
 from compressor.compare.table import compare
 from compressor.config import RunConfig
@@ -19,6 +20,7 @@ from compressor.errors import CompressorError
 from compressor.families import ffn_size_name
 from compressor.pipeline import Link, chain_name
 from compressor.report import cells, terminal
+from compressor.report.answers import front_view
 from compressor.report.comparison import comparison
 from compressor.report.html import PAGE
 from compressor.report.verdict import headline
@@ -151,6 +153,15 @@ class Screen:
         show(view, self.console)
         (folder / "comparison.md").write_text(to_markdown(view), encoding="utf-8")
         self.line("saved", str(folder))
+
+    def fronts(self, folder: Path) -> None:
+        """Print who is beaten by nobody, over all run folders below one, and keep it as `fronts.md` there."""
+        found = load_runs([folder], needs_one=False)
+        if not found.runs:
+            return
+        view = front_view(pareto(compare(found)))
+        show(view, self.console)
+        (folder / "fronts.md").write_text(to_markdown(view), encoding="utf-8")
 
 
 def shape(blueprint: Blueprint) -> str:

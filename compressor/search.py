@@ -1,0 +1,270 @@
+"""Search with Optuna: `python -m compressor -m hydra/sweeper=optuna 'student.layers=range(2,11)' ...`.
+
+A Hydra sweeper, so that every launcher and every option works as in a multirun; a trial is a cell. Hydra's own Optuna plugin is
+tied to Optuna 2, so Optuna is used directly. No objective is weighed against another: the search ends with fronts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from compressor import commit
+from compressor.compare.runs import RESULT
+from compressor.errors import CompressorError, ConfigError, MissingExtra, StoreError
+from compressor.results import OK, RunResult
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+JOURNAL: Final = "search.journal"
+_LOSS: Final = "loss of the teacher's metric beyond search.within"
+_PARAMETERS: Final = "command line"
+_LOG: Final = logging.getLogger("compressor")
+
+
+class Objective(StrEnum):
+    """What a trial is judged by."""
+
+    accuracy = "accuracy"  # the task's first metric on test: up, or down where less is better
+    latency = "latency"  # p50 over the teacher's on the runtime where that is least: down
+    bytes = "bytes"  # of the artifact: down
+
+
+@dataclass(slots=True, kw_only=True)
+class SearchConfig:
+    """Options of the search, under `hydra.sweeper`."""
+
+    _target_: str = "compressor.search.Search"
+    trials: int = 30  # in all; a search that is run again in its folder goes on until there are so many
+    batch: int = 1  # trials at a time; above 1 only with a launcher that runs cells side by side
+    objectives: list[str] = field(default_factory=lambda: ["accuracy", "latency", "bytes"])
+    within: float | None = None  # points of the metric that may be lost; trials beyond do not count as feasible
+    seed: int = 0  # of the sampler
+    startup: int = 10  # trials drawn at random before the sampler learns from them
+
+
+def register() -> None:
+    """Tell Hydra of the sweeper, in this process: no file of ours has to lie in a namespace of Hydra's."""
+    Plugins.instance().register(Search)
+    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=SearchConfig, provider="compressor")
+
+
+class Search(Sweeper):  # type: ignore[misc]
+    """Ask Optuna for command lines, let the launcher run them, tell Optuna what their run folders say."""
+
+    def __init__(
+        self,
+        trials: int,
+        batch: int,
+        objectives: Sequence[str],
+        within: float | None,
+        seed: int,
+        startup: int,
+    ) -> None:
+        for name, value in (("trials", trials), ("batch", batch), ("startup", startup)):
+            if value < 1:
+                raise ConfigError(f"hydra.sweeper.{name}={value}", allowed="1 or more")
+        unknown = [name for name in objectives if name not in list(Objective)]
+        if unknown or not objectives or len(set(objectives)) < len(objectives):
+            raise ConfigError(f"hydra.sweeper.objectives={list(objectives)}", allowed=", ".join(Objective))
+        if within is not None and within < 0:
+            raise ConfigError(f"hydra.sweeper.within={within}", allowed="0 or more points, or null")
+        self.trials, self.batch, self.within, self.seed, self.startup = trials, batch, within, seed, startup
+        self.objectives = [Objective(name) for name in objectives]
+        self.config: DictConfig | None = None
+        self.launcher: Any = None
+        self.hydra_context: HydraContext | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """See `Sweeper`."""
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> list[float] | None:
+        """Search until there are `trials` trials; what a run that was cut off had begun is begun again."""
+        assert self.config is not None and self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        space, fixed = split(parser.parse_overrides(arguments))
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder / "multirun.yaml")
+        study = self._study(folder)
+        while (done := len(_told(study))) < self.trials:
+            asked = [study.ask(space) for _ in range(min(self.batch, self.trials - done))]
+            lines = [[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in asked]
+            for trial, line in zip(asked, lines, strict=True):
+                trial.set_user_attr(_PARAMETERS, line)
+            self.validate_batch_is_legal(lines)
+            # Batches of neighbours have neighbouring numbers, and so have their cells.
+            self.launcher.launch(lines, initial_job_idx=asked[0].number)
+            for trial in asked:
+                self._tell(study, trial, folder)
+        best = study.best_trials
+        _LOG.info("%d of %d trials are on the front of %s", len(best), len(study.trials), ", ".join(self.objectives))
+        return [trial.values[0] for trial in best if trial.values] or None
+
+    def _study(self, folder: Path) -> Study:
+        """Open the folder's study, or begin it; trials of a process that died are begun anew."""
+        optuna = _optuna()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        path = folder / JOURNAL
+        mend(path)
+        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=self.startup)
+        name = " ".join(self.objectives)
+        study = optuna.create_study(
+            storage=optuna.storages.JournalStorage(backend),
+            sampler=sampler,
+            study_name=f"{name}, within {self.within}",
+            directions=["maximize" if o is Objective.accuracy else "minimize" for o in self.objectives],
+            load_if_exists=True,
+        )
+        for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+            study.enqueue_trial(trial.params)
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        return study
+
+    def _tell(self, study: Study, trial: Trial, folder: Path) -> None:
+        optuna = _optuna()
+        try:
+            result = outcome(folder / str(trial.number))
+            values = [measured(result, objective) for objective in self.objectives]
+        except CompressorError as error:
+            trial.set_user_attr("why", str(error))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return
+        if self.within is not None:
+            trial.set_constraint(_LOSS, lost_points(result) - self.within)
+        study.tell(trial, values)
+
+
+def split(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:
+    """Tell what is searched from what is fixed.
+
+    `a,b` and `choice(a,b)` are categories, `range(2,11)` whole or stepped numbers without the end, `interval(1e-5,1e-3)` real
+    numbers, `int(interval(1,4))` whole ones; `tag(log,interval(...))` searches over magnitudes.
+
+    Raises:
+        ConfigError: Nothing is searched.
+    """
+    distributions = _optuna().distributions
+    space: dict[str, BaseDistribution] = {}
+    fixed = []
+    for override in overrides:
+        key, value = override.get_key_element(), override.value()
+        if not override.is_sweep_override():
+            fixed.append(f"{key}={override.get_value_element_as_str()}")
+        elif isinstance(value, ChoiceSweep):
+            space[key] = distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
+        elif isinstance(value, RangeSweep):
+            numbers = list(value.range())
+            whole = all(isinstance(number, int) for number in numbers)
+            kind = distributions.IntDistribution if whole else distributions.FloatDistribution
+            space[key] = kind(numbers[0], numbers[-1], step=value.step)
+        elif isinstance(value, IntervalSweep):
+            whole, log = isinstance(value.start, int) and isinstance(value.end, int), "log" in value.tags
+            kind = distributions.IntDistribution if whole else distributions.FloatDistribution
+            space[key] = kind(value.start, value.end, log=log)
+        else:
+            raise ConfigError(
+                f"{override.input_line}: a search cannot draw from it", allowed="choice, range, interval, glob"
+            )
+    if not space:
+        raise ConfigError(
+            "nothing is searched", hint="'student.layers=range(2,11)' or 'train.learning_rate=interval(5e-5,4e-4)'"
+        )
+    return space, fixed
+
+
+def outcome(folder: Path) -> RunResult:
+    """Return what a trial's run folder says, or that of the cell it is a duplicate of.
+
+    Raises:
+        StoreError: There is no result.
+    """
+    result = RunResult.from_json(commit.read_json(folder / RESULT))
+    twin = result.status.removeprefix("skipped(duplicate of ").removesuffix(")")
+    if twin != result.status:
+        result = RunResult.from_json(commit.read_json(folder.parent / twin / RESULT))
+    if result.status != OK:
+        raise StoreError(result.status)
+    return result
+
+
+def measured(result: RunResult, objective: Objective) -> float:
+    """Return a trial's value.
+
+    Raises:
+        StoreError: It was not measured.
+    """
+    made = [c for c in result.candidates if c.role in ("teacher", "result")][-1]
+    if objective is Objective.bytes:
+        return float(made.size_bytes)
+    if objective is Objective.accuracy:
+        metric = next(iter(made.metrics.values()))
+        return metric.value if metric.higher_is_better else -metric.value
+    if made.role == "teacher":
+        return 1.0
+    ratios = [
+        c.ratio
+        for c in result.comparisons
+        if c.candidate == made.name and c.baseline == result.teacher.name and c.ratio is not None
+    ]
+    if not ratios:
+        raise StoreError(f"{made.name} was timed on no runtime")
+    return 1 / max(ratios)
+
+
+def lost_points(result: RunResult) -> float:
+    """Return how many points of the teacher's first metric the result has lost."""
+    made = [c for c in result.candidates if c.role in ("teacher", "result")][-1]
+    name, ours = next(iter(made.metrics.items()))
+    sign = 1 if ours.higher_is_better else -1
+    return 100 * sign * (result.teacher.metrics[name].value - ours.value)
+
+
+def mend(path: Path) -> None:
+    """Cut a last line that a killed writer left half-written; with it no later process could read the journal."""
+    if not path.is_file():
+        return
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        _LOG.warning("%s ends in half a line, which is cut", path)
+        with path.open("r+b") as stream:
+            stream.truncate(len(whole))
+            os.fsync(stream.fileno())
+
+
+def _told(study: Study) -> list[FrozenTrial]:
+    """Return the trials that are over, those left out that were only begun anew."""
+    return [
+        trial for trial in study.trials if trial.state.is_finished() and (trial.values or "why" in trial.user_attrs)
+    ]
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+        import optuna.storages.journal
+    except ImportError as error:
+        raise MissingExtra.of("optuna", "search") from error
+    return optuna

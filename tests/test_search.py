@@ -1,0 +1,159 @@
+"""A search asks Optuna, believes run folders alone, goes on where it was cut off, and ends with fronts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from compressor.errors import ConfigError, StoreError
+from compressor.report.screen import Screen
+from compressor.search import JOURNAL, Objective, Search, lost_points, measured, mend, outcome, split
+
+optuna = pytest.importorskip("optuna")
+
+from run_folders import Model, write_run, write_status  # noqa: E402 - lies beside this file
+
+
+def parsed(*typed: str):
+    return OverridesParser.create().parse_overrides(list(typed))
+
+
+def test_every_kind_of_sweep_is_a_distribution() -> None:
+    d = optuna.distributions
+    space, fixed = split(
+        parsed(
+            "method=distill,[distill,int8_onnx]",
+            "student.layers=range(2,11)",
+            "train.epochs=int(interval(1,4))",
+            "method.distill.temperature=interval(1.0,8.0)",
+            "train.learning_rate=tag(log,interval(5e-5,4e-4))",
+            "task.max_length=64",
+            "task.extra_tests=[a,b]",
+        )
+    )
+    assert space == {
+        "method": d.CategoricalDistribution(["distill", "[distill,int8_onnx]"]),
+        "student.layers": d.IntDistribution(2, 10),
+        "train.epochs": d.IntDistribution(1, 4),
+        "method.distill.temperature": d.FloatDistribution(1.0, 8.0),
+        "train.learning_rate": d.FloatDistribution(5e-5, 4e-4, log=True),
+    }
+    assert fixed == ["task.max_length=64", "task.extra_tests=[a,b]"]
+    with pytest.raises(ConfigError, match="nothing is searched"):
+        split(parsed("method=distill"))
+
+
+def made(folder: Path, layers: int) -> None:
+    """A cell's run folder: fewer layers are smaller, faster and worse."""
+    model = Model(right=300 + 8 * layers, size_bytes=10_000_000 * layers, speeds={"torch": 12 / layers})
+    write_run(folder, model, overrides=(f"student.layers={layers}",))
+
+
+class Launcher:
+    """Runs a cell by writing its folder; `dies_at` cells are never written."""
+
+    def __init__(self, sweep: Path, dies_at: tuple[int, ...] = (), killed_at: int | None = None) -> None:
+        self.sweep, self.dies_at, self.killed_at, self.lines = sweep, dies_at, killed_at, []
+
+    def launch(self, lines, initial_job_idx: int):
+        for number, line in enumerate(lines, initial_job_idx):
+            if number == self.killed_at:
+                raise KeyboardInterrupt
+            self.lines.append(line)
+            layers = next(int(part.partition("=")[2]) for part in line if part.startswith("student.layers"))
+            if number in self.dies_at:
+                write_status(self.sweep / str(number), "killed(SIGSEGV)")
+            else:
+                made(self.sweep / str(number), layers)
+
+
+def search(folder: Path, launcher: Launcher, **options: object) -> Search:
+    given = {
+        "trials": 8,
+        "batch": 1,
+        "objectives": ["accuracy", "latency", "bytes"],
+        "within": None,
+        "seed": 0,
+        "startup": 4,
+    }
+    one = Search(**{**given, **options})
+    one.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    one.launcher = launcher
+    one.hydra_context = type("Context", (), {"config_loader": None})()
+    one.validate_batch_is_legal = lambda lines: None
+    return one
+
+
+def study(folder: Path):
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
+    return optuna.load_study(study_name=None, storage=storage)
+
+
+ARGUMENTS = ["method=distill", "student.layers=range(2,11)"]
+
+
+def test_trials_are_told_what_their_folders_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher = Launcher(tmp_path, dies_at=(3,))
+    search(tmp_path, launcher).sweep(ARGUMENTS)
+    trials = study(tmp_path).trials
+    assert len(trials) == 8 == len(launcher.lines)
+    assert trials[3].state is optuna.trial.TrialState.FAIL and "SIGSEGV" in trials[3].user_attrs["why"]
+    for trial in (t for t in trials if t.number != 3):
+        layers = trial.params["student.layers"]
+        assert trial.values == pytest.approx([(300 + 8 * layers) / 400, layers / 12, 1e7 * layers], rel=0.02)
+        assert trial.user_attrs["command line"] == ["method=distill", f"student.layers={layers}"]
+    Screen().fronts(tmp_path)
+    assert "Pareto fronts" in (tmp_path / "fronts.md").read_text() or "the front is" in capsys.readouterr().out
+
+
+def test_a_search_that_was_cut_off_goes_on_and_begins_the_lost_trial_anew(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, Launcher(tmp_path, killed_at=2)).sweep(ARGUMENTS)
+    journal = tmp_path / JOURNAL
+    lost = study(tmp_path).trials[2].params
+    journal.write_bytes(journal.read_bytes() + b'{"op_code": 5, "wor')  # and its last line half-written
+    launcher = Launcher(tmp_path)
+    search(tmp_path, launcher).sweep(ARGUMENTS)
+    trials = study(tmp_path).trials
+    assert len([t for t in trials if t.values]) == 8 and len(launcher.lines) == 6
+    assert trials[2].state is optuna.trial.TrialState.FAIL and trials[3].params == lost
+
+
+def test_trials_that_lose_too_much_are_not_feasible(tmp_path: Path) -> None:
+    search(tmp_path, Launcher(tmp_path), within=6.0, trials=10).sweep(ARGUMENTS)
+    best = study(tmp_path).best_trials
+    assert best
+    for trial in best:
+        assert lost_points(outcome(tmp_path / str(trial.number))) <= 6.0
+
+
+def test_a_duplicate_counts_as_the_cell_that_it_repeats(tmp_path: Path) -> None:
+    made(tmp_path / "0", 6)
+    write_status(tmp_path / "1", "skipped(duplicate of 0)")
+    assert measured(outcome(tmp_path / "1"), Objective.bytes) == 6e7
+    write_status(tmp_path / "2", "timeout(not finished after 9 s: cell.timeout_s)")
+    with pytest.raises(StoreError, match="timeout"):
+        outcome(tmp_path / "2")
+
+
+def test_a_whole_journal_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / JOURNAL
+    mend(path)
+    path.write_bytes(b"one\ntwo\n")
+    mend(path)
+    assert path.read_bytes() == b"one\ntwo\n"
+    path.write_bytes(b"one\ntw")
+    mend(path)
+    assert path.read_bytes() == b"one\n"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"trials": 0}, {"batch": 0}, {"objectives": ["speed"]}, {"objectives": []}, {"within": -1.0}, {"startup": 0}],
+)
+def test_bad_options_are_named(bad: dict, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"hydra.sweeper.{next(iter(bad))}"):
+        search(tmp_path, Launcher(tmp_path), **bad)
