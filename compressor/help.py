@@ -31,7 +31,7 @@ Common options (all of them, with their values: python -m compressor --cfg job)
   bench.runtimes=[torch,onnxruntime,openvino]  (also {", ".join(RUNTIMES[3:])})  bench.threads=N
   bench.baselines=[finetune]  bench.margin=0.01  bench=quick|standard|publish
   bench.price_per_hour=X               adds to the report what each model cost to make
-  -m hydra/sweeper=optuna 'student.layers=range(2,11)'  hydra.sweeper.trials=N  .within=POINTS  .objectives=[accuracy,latency,bytes]
+  -m hydra/sweeper=optuna 'student.layers=range(2,11)'  hydra.sweeper.trials=N  hydra.sweeper.within=POINTS
   tracking=wandb  tracking.project=NAME  tracking.mode=auto|online|offline    a copy of the finished run
   seed=N  device=auto|cpu|cuda  hydra.run.dir=FOLDER
   -m: cell.timeout_s=S  cell.stall_s=S  cell.memory_gb=X  limits of each cell     hydra.sweep.dir=FOLDER
