@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from compressor.assess import Entry, _require_saved_is_what_was_made
 from compressor.errors import MeasureError
+from compressor.measure.saved import require_saved_is_what_was_made
 from compressor.measure.workload import Replay, numpy_inputs
 from compressor.testing.house import TinyHouse
 
@@ -20,10 +20,10 @@ def test_the_saved_model_gives_the_logits_of_the_one_in_memory(tmp_path, shift, 
     Replay(inputs=(inputs,), positions=(), expected=(house.logits(house.teacher) + shift,)).save(
         tmp_path / "replay.npz"
     )
-    entry = Entry(name="teacher", role="teacher", folder=tmp_path, artifact=house.teacher)
-    scored = SimpleNamespace(replay=tmp_path / "replay.npz", exact=exact)
+    candidate = SimpleNamespace(name="teacher")
+    scored = SimpleNamespace(candidate=candidate, replay=tmp_path / "replay.npz", exact=exact)
     if fits:
-        _require_saved_is_what_was_made(entry, scored)
+        require_saved_is_what_was_made(house.teacher, scored)
         return
     with pytest.raises(MeasureError, match="re-loaded from disk gives other logits"):
-        _require_saved_is_what_was_made(entry, scored)
+        require_saved_is_what_was_made(house.teacher, scored)
