@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 _BITS: Final = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
                 "I8": 8, "U8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "BOOL": 8, "F4": 4}  # fmt: skip
 # Of an ONNX graph: what multiplies matrices. A graph with anything else that does is refused.
-_PRODUCTS: Final = ("MatMul", "MatMulInteger", "Gemm")
-_UNCOUNTED: Final = ("Attention", "Conv", "ConvInteger", "Einsum", "QLinearConv", "QLinearMatMul", "GRU", "LSTM", "RNN")
+_PRODUCTS: Final = ("MatMul", "Gemm", "MatMulInteger", "QLinearMatMul", "MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+_UNCOUNTED: Final = ("Attention", "Conv", "ConvInteger", "Einsum", "QLinearConv", "GRU", "LSTM", "RNN")
+_WITHOUT: Final = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "Gelu",
+    "BiasGelu",
+    "SkipLayerNormalization",
+)  # ONNX Runtime's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +145,8 @@ def onnx_macs(path: Path, inputs: Inputs) -> int:
     model = onnx.load(str(path))
     graph = model.graph
     for node in graph.node:
-        if node.op_type in _UNCOUNTED or (node.domain not in ("", "ai.onnx") and node.op_type not in _PRODUCTS):
+        foreign = node.domain not in ("", "ai.onnx") and node.op_type not in (*_PRODUCTS, *_WITHOUT)
+        if node.op_type in _UNCOUNTED or foreign:
             raise MeasureError(f"its graph holds {node.op_type}, whose products are not counted")
     products = [node for node in graph.node if node.op_type in _PRODUCTS]
     known = {i.name: tuple(i.dims) for i in graph.initializer}

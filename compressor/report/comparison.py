@@ -19,7 +19,7 @@ _RUN_WITHOUT_NUMBERS = (Why.failed, Why.skipped)  # these were meant to have a r
 _LEGEND = (
     "best: told from every other candidate at the 5 % level (accuracy: paired tests, Holm; speed-up: intervals that do not "
     "meet); tied: not told from the best; finds: the smallest difference in points that the data shows with 80 % power; "
-    "milliseconds of different runs are not compared"
+    "milliseconds of different runs are not compared; cold: loading with warm files and the first call"
 )
 
 
@@ -143,12 +143,14 @@ def speed_lines(cell: SpeedCell | None) -> list[str]:
         if cell.speed_up.ci95 is not None:
             lines.append(f"({cell.speed_up.ci95.low:.2f}..{cell.speed_up.ci95.high:.2f})")
         lines += [cell.verdict] if cell.verdict else []
+    if cell.load_seconds is not None and cell.first_call_seconds is not None:
+        lines.append(f"cold {cell.load_seconds + cell.first_call_seconds:.2f} s")
     return lines + ([cell.mark.value] if cell.mark else [])
 
 
 def _brief(cell: SpeedCell | None) -> list[str]:
     lines = speed_lines(cell)
-    return [line for line in lines if not line.endswith(" ms") and not line.startswith("(")] or [cells.NOTHING]
+    return [line for line in lines if not line.endswith((" ms", " s")) and not line.startswith("(")] or [cells.NOTHING]
 
 
 def _points(value: Value) -> str:
