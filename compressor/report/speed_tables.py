@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from compressor.report import cells
-from compressor.report.markup import section, table
+from compressor.report.markup import inline, section, table
 from compressor.results import CandidateResult, RunResult, ScenarioSpeed
 
 
@@ -60,7 +60,7 @@ def _surface(result: RunResult) -> list[str]:
     refused = []
     for candidate, s in found:
         if s.length is None:
-            refused.append(f"{candidate.name} on {s.runtime}: {s.refusal}")
+            refused.append(f"- {inline(f'{candidate.name} on {s.runtime}: {s.refusal}')}")
         else:
             ratio = f", {times(s)}" if s.ratio is not None else ""
             lines.setdefault((candidate.name, s.runtime), {})[s.batch_size, s.length] = f"{_figure(s)}{ratio}"
@@ -72,7 +72,7 @@ def _surface(result: RunResult) -> list[str]:
         for batch, length in shapes
     ]
     header = ["batch", "tokens", *(f"{name}, {runtime}: p50 ms" for name, runtime in lines)]
-    return [*(table(header, rows) if rows else []), *([""] if refused else []), *(f"- {line}" for line in refused)]
+    return [*(table(header, rows) if rows else []), *([""] if refused else []), *refused]
 
 
 def _of(result: RunResult, name: str) -> Iterable[tuple[CandidateResult, ScenarioSpeed]]:
