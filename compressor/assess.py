@@ -21,31 +21,30 @@ from compressor.compare.records import (
 )
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
-from compressor.errors import MeasureError
-from compressor.families import forward_inputs
+from compressor.families import most_tokens
 from compressor.measure.accuracy import AccuracyResult, measure_accuracies
 from compressor.measure.candidate import Candidate
+from compressor.measure.energy import Meter
 from compressor.measure.environment import environment
 from compressor.measure.examples import write_examples
 from compressor.measure.latency import LatencyRun, measure_latency
 from compressor.measure.lone import alone_on_this_machine
 from compressor.measure.memory import MemoryResult, measure_memory
 from compressor.measure.samples import write_samples
+from compressor.measure.saved import require_saved_is_what_was_made
+from compressor.measure.scenario_runs import measure_scenarios
+from compressor.measure.scenarios import NOTHING, Plan, Scenario, plan_scenarios
 from compressor.measure.size import measure_size
-from compressor.measure.workload import Replay, Workload, choose_workload
-from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult
+from compressor.measure.workload import Workload, choose_workload
+from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult, Work
 from compressor.runtimes import get_runtime
 from compressor.tasks import TASK_TYPES
 from compressor.tasks.base import Task
 from compressor.tasks.data import TaskData
-from compressor.timing import judge_rounds, latency_record, round_records
+from compressor.timing import judge_rounds, latency_record, round_records, scenario_records
 
 if TYPE_CHECKING:
     from compressor.training.progress import Progress
-
-
-ROUNDED_TOLERANCE = 0.05  # logits where arithmetic is not float32 throughout: noise may turn the rounding of an integer
-SAVED_TOLERANCE = 1e-4  # fp32 logits at other thread counts; at equal ones they are bit-equal (the conformance suite)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +66,8 @@ class Measured:
     latency: LatencyRun
     memory: Mapping[str, MemoryResult]
     workload: Workload
+    plan: Plan
+    scenarios: Mapping[Scenario, LatencyRun]
 
 
 def assess(
@@ -90,7 +91,7 @@ def assess(
     """
     measured = _measure(entries, task, data, config, folder, progress)
     for entry in entries:
-        _require_saved_is_what_was_made(entry, measured.scored[entry.name])
+        require_saved_is_what_was_made(entry.artifact, measured.scored[entry.name])
     _keep_raw(measured, folder)
     return RunResult(
         status=OK,
@@ -109,8 +110,9 @@ def assess(
             "data": data.fingerprint,
             "workload": _workload_record(measured, config),
             "rounds": round_records(measured.latency),
+            **_scenario_facts(measured),
         },
-        notes=_notes(entries),
+        notes=(*_notes(entries), *measured.plan.left_out),
     )
 
 
@@ -125,6 +127,15 @@ def _workload_record(measured: Measured, config: RunConfig) -> dict[str, Any]:
         "tokens": [[tokens[i] for i in batch] for batch in batches],
         "seed": config.seed,
     }
+
+
+def _scenario_facts(measured: Measured) -> dict[str, Any]:
+    """Return how the rounds of the further scenarios went; nothing where there were none."""
+    rounds = {scenario.value: round_records(run) for scenario, run in measured.scenarios.items()}
+    facts: dict[str, Any] = {"scenario_rounds": rounds} if rounds else {}
+    if measured.plan.throughput is not None:
+        facts["throughput_texts"] = [list(batch) for batch in measured.plan.throughput.batches]
+    return facts
 
 
 def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
@@ -148,7 +159,9 @@ def _measure(
         batch_size=bench.batch_size,
         seed=config.seed,
     )
-    with progress.task("measuring", 2 + bool(bench.memory)) as bar:
+    positions = {e.name: most_tokens(e.artifact.config) for e in entries}
+    plan = plan_scenarios(task, entries[0].artifact.tokenizer, data.test, bench, positions, seed=config.seed)
+    with progress.task("measuring", 2 + bool(bench.memory) + (plan != NOTHING)) as bar:
         found = measure_accuracies(
             [Candidate(entry.name, entry.folder, entry.artifact.form) for entry in entries],
             files,
@@ -158,46 +171,34 @@ def _measure(
             workload=workload,
             export=any(get_runtime(name).needs_export for name in bench.runtimes),
             kept=assets.cache_root() / "scores",
+            plan=plan,
         )
         scored = {one.candidate.name: one for one in found}
         bar.advance()
-        first = entries[0].name
+        judge = judge_rounds(entries[0].name, config.seed)
+        scenarios: Mapping[Scenario, LatencyRun] = {}
         with alone_on_this_machine():
-            latency = measure_latency(found, bench, work, seed=config.seed, judge=judge_rounds(first, config.seed))
-        bar.advance()
+            latency = measure_latency(found, bench, work, seed=config.seed, judge=judge)
+            bar.advance()
+            if plan != NOTHING:
+                scenarios = measure_scenarios(
+                    found, plan, task, files, workload, bench, work, seed=config.seed, judge=judge, meter=Meter()
+                )
+                bar.advance()
         memory: Mapping[str, MemoryResult] = {}
         if bench.memory:
             memory = measure_memory(list(scored.values()), bench, work)
             bar.advance()
     predicted = {name: {split: score.file for split, score in one.splits.items()} for name, one in scored.items()}
-    return Measured(scored=scored, tables=read_tables(predicted), latency=latency, memory=memory, workload=workload)
-
-
-def _require_saved_is_what_was_made(entry: Entry, scored: AccuracyResult) -> None:
-    """Compare the logits of the model in memory with those of the scoring process, on the replayed texts.
-
-    Raises:
-        MeasureError: They differ, so the table would describe another model than the one that was made.
-    """
-    import torch
-
-    if entry.artifact.module is None or scored.replay is None:
-        return
-    replay, model = Replay.load(scored.replay), entry.artifact.model
-    device = next(model.parameters()).device
-    allowed = SAVED_TOLERANCE if device.type == "cpu" else 1e-2
-    if not scored.exact:
-        allowed = ROUNDED_TOLERANCE
-    with torch.inference_mode():
-        for index, (inputs, expected) in enumerate(zip(replay.inputs, replay.expected, strict=True)):
-            tensors = {k: torch.from_numpy(v).to(device) for k, v in inputs.items()}
-            ours = replay.rows(index, model(**forward_inputs(model, tensors)).logits.float().cpu().numpy())
-            if not abs(ours - expected).max() <= allowed:
-                raise MeasureError(
-                    f"'{entry.name}' re-loaded from disk gives other logits than the model that was saved: they differ by "
-                    f"{abs(ours - expected).max():.1e}",
-                    allowed=f"{allowed:.0e}",
-                )
+    return Measured(
+        scored=scored,
+        tables=read_tables(predicted),
+        latency=latency,
+        memory=memory,
+        workload=workload,
+        plan=plan,
+        scenarios=scenarios,
+    )
 
 
 def _keep_raw(measured: Measured, folder: Path) -> None:
@@ -209,6 +210,10 @@ def _keep_raw(measured: Measured, folder: Path) -> None:
     for timed in measured.latency.runtimes:
         if timed.timed:
             write_samples(timed, folder / "timings" / f"{timed.runtime}.parquet")
+    for scenario, run in measured.scenarios.items():
+        for timed in run.runtimes:
+            if timed.timed:
+                write_samples(timed, folder / "timings" / scenario.value / f"{timed.runtime}.parquet")
 
 
 def _candidate(
@@ -243,6 +248,8 @@ def _candidate(
         calibration=calibrations(tables, task, seed=config.seed),
         supported_tasks=_supported_tasks(entry.artifact),
         agreement={} if entry.name == teacher else agreements(tables, measured.tables[teacher], task),
+        scenarios=scenario_records(entry.name, teacher, measured.scenarios, measured.plan, seed=config.seed),
+        work=Work(**scored.work.to_json()),
     )
 
 

@@ -173,6 +173,10 @@ class BenchConfig:
     warmup_seconds: float = 0.5  # the same, at least so long
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
     memory: bool = True  # peak memory, each model in a process of its own
+    end_to_end: bool = False  # also calls that begin with the raw text, tokenizer included; takes as long again
+    throughput: bool = False  # also texts a second in sorted batches, and where the machine tells, the energy of a text
+    throughput_batch: int = 32
+    surface: bool = False  # also each batch size of 1, 8, 32 by each length of 16, 64, 128, 512 tokens: half an hour
     timeout_s: float = (
         3600.0  # a measuring process that takes longer (a timed one for a single call) is ended and reported
     )
@@ -184,7 +188,7 @@ class BenchConfig:
         for runtime in self.runtimes:
             _require(runtime in RUNTIMES, "bench.runtimes", runtime, ", ".join(RUNTIMES))
         _require(len(set(self.runtimes)) == len(self.runtimes), "bench.runtimes", self.runtimes, "each runtime once")
-        for name in ("threads", "batch_size", "texts"):
+        for name in ("threads", "batch_size", "texts", "throughput_batch"):
             _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
         _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")
         _require(

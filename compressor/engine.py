@@ -117,15 +117,12 @@ def _fetch(config: RunConfig, screen: Screen) -> None:
 
 def _check_sizes(plan: Plan, data: TaskData, config: RunConfig) -> None:
     """Refuse texts longer than the teacher's positions, and timed batches larger than the test set."""
-    model = plan.teacher.config
-    positions = getattr(model, "max_position_embeddings", None)
-    if positions is not None and positions > 0:
-        positions -= families.reserved_positions(model)
-        if config.task.max_length > positions:
-            raise ConfigError(
-                f"task.max_length={config.task.max_length}: the teacher has {positions} positions",
-                hint=f"task.max_length={positions}",
-            )
+    positions = families.most_tokens(plan.teacher.config)
+    if positions is not None and config.task.max_length > positions:
+        raise ConfigError(
+            f"task.max_length={config.task.max_length}: the teacher has {positions} positions",
+            hint=f"task.max_length={positions}",
+        )
     if config.bench.batch_size > len(data.test):
         raise ConfigError(
             f"bench.batch_size={config.bench.batch_size}: the test split has {len(data.test)} texts",

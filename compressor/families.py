@@ -128,6 +128,12 @@ def reserved_positions(config: PretrainedConfig) -> int:
     return int(config.pad_token_id or 0) + 1 if counts_from_padding else 0
 
 
+def most_tokens(config: PretrainedConfig) -> int | None:
+    """Return the longest text that a model takes, in tokens; None where its config names no end."""
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions - reserved_positions(config) if positions is not None and positions > 0 else None
+
+
 def forward_names(model: nn.Module) -> frozenset[str]:
     """Return the tokenizer tensors that a model's forward takes; all, if it names none and takes any (a wrapper)."""
     parameters = inspect.signature(model.forward).parameters

@@ -30,6 +30,8 @@ Common options (all of them, with their values: python -m compressor --cfg job)
   train.epochs=N  train.batch_size=N  train.learning_rate=X  train.precision=auto|fp32|bf16
   bench.runtimes=[torch,onnxruntime,openvino]  (also {", ".join(RUNTIMES[3:])})  bench.threads=N
   bench.baselines=[finetune]  bench.margin=0.01  bench=quick|standard|publish
+  bench.end_to_end=true | bench.throughput=true | bench.surface=true       also: calls that begin with the raw text; texts a
+                                       second in batches of bench.throughput_batch; p50 over batch sizes and lengths
   bench.price_per_hour=X               adds to the report what each model cost to make
   -m hydra/sweeper=optuna 'student.layers=range(2,11)'  hydra.sweeper.trials=N  hydra.sweeper.within=POINTS
   tracking=wandb  tracking.project=NAME  tracking.mode=auto|online|offline    a copy of the finished run

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from compressor.errors import StoreError
 
 SCHEMA_VERSION = 3
-ADDED = {"added": True}  # of a field that older results of this version lack; they are read with its default
 OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of <N>)"
 
 T = TypeVar("T")
@@ -92,6 +91,49 @@ class Agreement:
     changed: int  # wrong answers that became wrong in another way
 
 
+def _later(default: Any) -> Any:
+    """Return a field that files of this schema lack if they were written before it was there; they then hold the default."""
+    return field(default=default, metadata={"later": True})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioSpeed:
+    """One runtime's timing in another scenario than single calls on tokens; either the numbers or the refusal is set.
+
+    A call is a batch of texts: of raw text in `end_to_end`, of one shape in `surface`, one of several in `throughput`, whose
+    figure is texts a second. The ratio is to the teacher in the same scenario, above 1 is faster; a teacher has none.
+    """
+
+    scenario: str  # end_to_end, throughput, surface
+    runtime: str
+    threads: int
+    batch_size: int
+    length: int | None = None  # tokens of each text, of a cell of the surface
+    latency_ms_p50: float | None = None
+    texts_per_second: float | None = None
+    ci95: tuple[float, float] | None = None  # of the median, or of the texts a second
+    samples: int = 0  # calls; for texts a second, passes over all batches
+    rounds: int = 0
+    ratio: float | None = None
+    ratio_ci95: tuple[float, float] | None = None
+    verdict: str | None = None
+    null_ratio: float | None = None
+    joules_per_text: float | None = None  # above what the machine takes at rest
+    energy_unavailable: str | None = None
+    refusal: str | None = None
+    unstable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a model takes on paper; None has its reason beside it. No measured time follows from it."""
+
+    macs_per_text: float | None = None  # multiply-accumulates at the replayed lengths; no look-ups
+    macs_unavailable: str | None = None
+    nominal_bits: float | None = None  # stored bits of all tensors over the parameters
+    bits_unavailable: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateResult:
     """One model. Metrics of the test split bear the metric's name, those of other splits `metric@split`.
@@ -115,7 +157,9 @@ class CandidateResult:
     calibration: Mapping[str, Calibration] = field(default_factory=dict)
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
     # Types of tasks that every method of the chain takes, as the methods declare them.
-    supported_tasks: tuple[str, ...] | None = field(default=None, metadata=ADDED)
+    supported_tasks: tuple[str, ...] | None = _later(None)
+    scenarios: tuple[ScenarioSpeed, ...] = _later(())
+    work: Work | None = _later(None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,12 +246,13 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def _typed(cls: type[T], data: object, where: str) -> T:
-    """Build a dataclass; every field but `ADDED` ones must be there, since a default would hide what was lost."""
+    """Build a dataclass; every field must be there, since a default would hide what was lost, but those of `_later`."""
     if not isinstance(data, Mapping):
         raise StoreError(f"{where} holds {data!r:.40}", allowed="an object")
     hints = _hints(cls)  # type: ignore[arg-type]
+    later = {f.name for f in fields(cls) if "later" in f.metadata}  # type: ignore[arg-type]
     names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
-    if missing := [f.name for f in fields(cls) if f.name not in data and not f.metadata.get("added")]:  # type: ignore[arg-type]
+    if missing := [n for n in names if n not in data and n not in later]:
         raise StoreError(f"{where} lacks {', '.join(missing)}", allowed=", ".join(names))
     if unknown := [k for k in data if k not in names]:
         raise StoreError(f"{where} holds unknown {', '.join(map(str, unknown))}", allowed=", ".join(names))

@@ -32,7 +32,7 @@ from compressor.weights import load_weights, save_weights
 
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import PretrainedConfig
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 SCHEMA_VERSION = 1
 RECORD = "compressor.json"
@@ -88,19 +88,16 @@ def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
         StoreError: The folder is damaged, not ours, or its weights do not fit.
         PluginError: A step needs a plugin that is not installed.
     """
-    from transformers import AutoTokenizer
-
     commit.verify(folder)
     record = read_record(folder)
     form = Form(record["form"])
     head = Head(task_type=record["head"]["task_type"], label_names=tuple(record["head"]["label_names"]))
     lineage = tuple(Step(**step) for step in record["lineage"])
     config = read_config(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, local_files_only=True, trust_remote_code=False)
     artifact = CompressedModel(
         form=form,
         config=config,
-        tokenizer=tokenizer,
+        tokenizer=read_tokenizer(folder, config),
         head=head,
         folder=folder if form is not Form.torch else None,
         trainable=record["trainable"],
@@ -139,6 +136,15 @@ def read_config(folder: Path) -> PretrainedConfig:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     inner = dict(values["encoder"])
     return AutoConfig.for_model(inner.pop("model_type"), **inner)
+
+
+def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
+    """Read the tokenizer of a saved artifact."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        folder, config=config or read_config(folder), local_files_only=True, trust_remote_code=False
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from compressor.compare.stability import doubts, unknowns
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
-from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun
+from compressor.compare.verdicts import compare_latency
+from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun, LatencySamples
 from compressor.measure.rounds import NULL, Samples
-from compressor.results import Latency, Percentile
+from compressor.measure.scenarios import Plan, Scenario
+from compressor.results import Latency, Percentile, ScenarioSpeed
 from compressor.runtimes import get_runtime
 
 _PERCENTILES: Final = (0.9, 0.95, 0.99)
@@ -74,6 +80,70 @@ def latency_record(name: str, timed: LatencyResult, run: LatencyRun) -> Latency:
         first_call_seconds=samples.first_call_seconds,
         unstable=_doubts(timed.runtime, run),
     )
+
+
+def scenario_records(
+    name: str, baseline: str, runs: Mapping[Scenario, LatencyRun], plan: Plan, *, seed: int
+) -> tuple[ScenarioSpeed, ...]:
+    """Return what a result keeps of a model's further scenarios, each with its ratio to the baseline's."""
+    return tuple(
+        record
+        for scenario, run in runs.items()
+        for timed in run.runtimes
+        for record in _of_scenario(name, baseline, scenario, timed, run, plan, seed)
+    )
+
+
+def _of_scenario(
+    name: str, baseline: str, scenario: Scenario, timed: LatencyResult, run: LatencyRun, plan: Plan, seed: int
+) -> Iterator[ScenarioSpeed]:
+    """Yield one record; of the surface one a cell."""
+    common: dict[str, Any] = {"scenario": scenario.value, "runtime": timed.runtime, "threads": timed.threads}
+    if name not in timed.timed:
+        yield ScenarioSpeed(**common, batch_size=timed.batch_size, refusal=timed.refusals.get(name, "it was not timed"))
+        return
+    ours, theirs = timed.timed[name], timed.timed.get(baseline)
+    common |= {"rounds": len(ours.samples_ns), "unstable": _doubts(timed.runtime, run)}
+    texts, ranges = 0, [(slice(None), {"batch_size": timed.batch_size})]
+    if scenario is Scenario.surface:
+        cells = enumerate(plan.surface)
+        ranges = [(slice(i, i + 1), {"batch_size": c.batch_size, "length": c.length}) for i, c in cells]
+    elif scenario is Scenario.throughput and plan.throughput is not None:
+        texts = plan.throughput.texts
+
+    def part(samples: LatencySamples | None, where: slice) -> NDArray[np.int64] | None:
+        if samples is None:
+            return None
+        chosen = samples.samples_ns[..., where]
+        return chosen.sum(axis=-1, keepdims=True) if texts else chosen  # a pass over all batches is one sample
+
+    for where, shape in ranges:
+        samples, base, null = (part(one, where) for one in (ours, theirs, timed.null))
+        assert samples is not None
+        found: dict[str, Any] = common | shape | _figure(samples.ravel() / 1e6, texts)
+        if base is not None and name != baseline:
+            names = name, baseline
+            speed = compare_latency(samples, base, null_ns=null, names=names, runtime=timed.runtime, seed=seed)
+            ci95 = speed.speed_up.ci95
+            found |= {"ratio": speed.speed_up.ratio, "ratio_ci95": (ci95.low, ci95.high)}
+            found |= {"verdict": speed.word.value, "null_ratio": speed.null_ratio}
+        if ours.energy is not None:
+            joules = ours.energy.joules
+            passes = samples.size
+            found["joules_per_text"] = None if joules is None else joules / (passes * texts)
+            found["energy_unavailable"] = ours.energy.reason
+        yield ScenarioSpeed(**found)
+
+
+def _figure(calls_ms: NDArray[np.float64], texts: int) -> dict[str, Any]:
+    """Return the median with its interval: of milliseconds, or of texts a second where each sample is of so many texts."""
+    values = texts / (calls_ms / 1e3) if texts else calls_ms
+    interval = median_interval(values)
+    return {
+        "texts_per_second" if texts else "latency_ms_p50": float(np.median(values)),
+        "ci95": None if interval is None else (interval.low, interval.high),
+        "samples": int(values.size),
+    }
 
 
 def _doubts(runtime: str, run: LatencyRun) -> tuple[str, ...]:

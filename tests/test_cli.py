@@ -68,6 +68,10 @@ def finished(place):
         "bench.runtimes=[torch,onnxruntime]",
         "bench.baselines=[finetune]",
         "bench.margin=0.05",
+        "bench.end_to_end=true",
+        "bench.throughput=true",
+        "bench.throughput_batch=8",
+        "bench.surface=true",
         f"hydra.run.dir={folder}",
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -118,6 +122,40 @@ def test_the_result_has_what_was_promised(finished) -> None:
     assert judged.margin == pytest.approx(0.05 * result.teacher.metrics["accuracy"].value)
     assert judged.p_value is not None and judged.keeps_99 is not None
     assert result.task_type == "classification" and len(result.label_names) == 2
+
+
+def test_every_scenario_that_was_asked_for_is_in_result_report_and_raw_samples(finished) -> None:
+    folder, _ = finished
+    result = RunResult.from_json(json.loads((folder / "result.json").read_text()))
+    scenarios = ("end_to_end", "throughput", "surface")
+    for candidate in result.candidates:
+        timed = {(s.scenario, s.runtime): s for s in candidate.scenarios}
+        assert set(timed) == {(s, r) for s in scenarios for r in ("torch", "onnxruntime")}
+        int8 = candidate.name == "distill+int8_dynamic"
+        assert all(bool(s.refusal) is (int8 and s.runtime == "torch") for s in candidate.scenarios)
+        rate, raw = timed["throughput", "onnxruntime"], timed["end_to_end", "onnxruntime"]
+        assert rate.texts_per_second > 0 and (rate.joules_per_text is None) is bool(rate.energy_unavailable)
+        assert raw.latency_ms_p50 > 0 and (raw.ratio is None) is (candidate is result.teacher)
+        assert candidate.work.macs_per_text > 0, candidate.work.macs_unavailable
+        assert 8 <= candidate.work.nominal_bits < 33, candidate.work.bits_unavailable
+    assert result.candidates[1].work.nominal_bits < result.teacher.work.nominal_bits
+    assert result.candidates[1].work.macs_per_text == result.candidates[2].work.macs_per_text, "int8 saves no product"
+    assert any("surface: length 512 left out" in note for note in result.notes)
+    assert {"surface", "throughput", "end_to_end"} == set(result.environment["scenario_rounds"])
+    assert {str(p.relative_to(folder / "timings")) for p in (folder / "timings").rglob("*.parquet")} == {
+        f"{place}{runtime}.parquet"
+        for place in ("", *(f"{s}/" for s in scenarios))
+        for runtime in ("torch", "onnxruntime")
+    }
+    text = (folder / "report.md").read_text()
+    for title in (
+        "Cold start",
+        "From raw text, tokenizer included",
+        "Throughput",
+        "By batch size and length",
+        "Work, theo",
+    ):
+        assert f"## {title}" in text
 
 
 def test_statistics_can_be_recomputed_from_the_folder_alone(finished) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from compressor import registry
-from compressor.config import ChainStep, RunConfig, TaskConfig, TeacherConfig
+from compressor.config import BenchConfig, ChainStep, RunConfig, TaskConfig, TeacherConfig
 from compressor.errors import ConfigError
 from compressor.unread import require_read
 
@@ -25,6 +25,7 @@ def steps(*names):
         ("teacher.revision=main", ("distill",), "a Hub id"),
         ("method.distill.temperature=3", ("finetune",), "a chain or baseline with distill"),
         ("+method.distill.temperature=3", ("finetune",), "a chain or baseline with distill"),
+        ("bench.throughput_batch=8", (), "bench.throughput=true"),
     ],
 )
 def test_a_setting_that_nobody_reads_is_named_with_its_readers(typed, chain, reader) -> None:
@@ -45,6 +46,7 @@ def test_a_setting_that_nobody_reads_is_named_with_its_readers(typed, chain, rea
         ("teacher.revision=main", RunConfig(teacher=TeacherConfig(checkpoint="someone/model"))),
         ("teacher.train.epochs=3", RunConfig()),
         ("bench.texts=4", RunConfig()),
+        ("bench.throughput_batch=8", RunConfig(bench=BenchConfig(throughput=True))),
     ],
 )
 def test_a_setting_that_somebody_reads_passes(typed, config) -> None:

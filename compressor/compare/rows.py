@@ -55,6 +55,8 @@ class SpeedCell:
         refusals: The runtime's words, where it did not take the candidate.
         unstable: Why a run's own timing is doubtful.
         mark: Whether it is the fastest, or cannot be told from the fastest.
+        load_seconds: Loading, files warm, mean over the runs; never ranked, as nothing is known of its error.
+        first_call_seconds: The first call after it, likewise.
     """
 
     p50_ms: Value | None
@@ -64,6 +66,8 @@ class SpeedCell:
     refusals: tuple[str, ...] = ()
     unstable: tuple[str, ...] = ()
     mark: Mark | None = None
+    load_seconds: float | None = None
+    first_call_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +200,7 @@ def _speed_cell(entries: Sequence[tuple[Arm, Latency]]) -> SpeedCell:
     p50 = over_runs(
         [(a.seed, ms) for a, _, ms in calls], [None if t.ci95 is None else Interval(*t.ci95) for _, t, _ in calls]
     )
+    load, first = (_mean([getattr(t, n) for _, t, _ in calls]) for n in ("load_seconds", "first_call_seconds"))
     compared = [
         (arm, found)
         for arm, timed, _ in calls
@@ -203,13 +208,27 @@ def _speed_cell(entries: Sequence[tuple[Arm, Latency]]) -> SpeedCell:
         if found.runtime == timed.runtime and found.ratio
     ]
     if not compared:
-        return SpeedCell(p50_ms=p50, refusals=refusals)
+        return SpeedCell(p50_ms=p50, refusals=refusals, load_seconds=load, first_call_seconds=first)
     ratio = over_runs([(a.seed, c.ratio or 1.0) for a, c in compared], [Interval(*c.ci95) for _, c in compared])
     nulls = [c.null_ratio for _, c in compared if c.null_ratio is not None]
     null = max(nulls, key=lambda n: abs(n - 1), default=None)
     word = compared[0][1].verdict if len(compared) == 1 else ratio_word(ratio, null)
     doubts = tuple(dict.fromkeys(text for _, timed, _ in calls for text in timed.unstable))
-    return SpeedCell(p50_ms=p50, speed_up=ratio, verdict=word, null_ratio=null, refusals=refusals, unstable=doubts)
+    return SpeedCell(
+        p50_ms=p50,
+        speed_up=ratio,
+        verdict=word,
+        null_ratio=null,
+        refusals=refusals,
+        unstable=doubts,
+        load_seconds=load,
+        first_call_seconds=first,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
 
 
 def ratio_word(ratio: Value, null_ratio: float | None = None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from compressor.machine import usable_cores
 from compressor.measure.candidate import Candidate
 from compressor.measure.kept import keep
 from compressor.measure.processes import run_worker, side_by_side
+from compressor.measure.scenarios import NOTHING, Plan, Scenario
+from compressor.measure.work import WorkResult
 from compressor.measure.workload import Workload
 from compressor.measure.zeros import ZerosResult
 
@@ -47,8 +49,10 @@ class AccuracyResult:
         splits: Scores by split name.
         parameters: Parameters of the re-loaded model, shared ones once.
         zeros: How many of them are not zero, and the deflated size of their files.
+        work: Multiplications of a text and bits of a parameter.
         exact: Whether its arithmetic is float32 throughout, so that other runs must give the same logits.
         replay: The workload in this candidate's tokens; None if none was given.
+        replays: What other scenarios replay instead.
         onnx: Folder of the exported `model.onnx`; None if none was asked for or it failed.
         export_refusal: Why the export failed.
         export_seconds: What the export took.
@@ -58,8 +62,10 @@ class AccuracyResult:
     splits: Mapping[str, SplitScore]
     parameters: int
     zeros: ZerosResult
+    work: WorkResult
     exact: bool
     replay: Path | None = None
+    replays: Mapping[Scenario, Path] = field(default_factory=dict)
     onnx: Path | None = None
     export_refusal: str | None = None
     export_seconds: float | None = None
@@ -75,6 +81,7 @@ def measure_accuracy(
     workload: Workload | None = None,
     export: bool = False,
     kept: Path | None = None,
+    plan: Plan = NOTHING,
     threads: int = 1,
 ) -> AccuracyResult:
     """Re-load the artifact in a fresh process and score it in the runtime that executes its own bytes.
@@ -90,6 +97,7 @@ def measure_accuracy(
         workload: Texts that will be timed; they are tokenised here, by this candidate's tokenizer.
         export: Whether a torch artifact shall be exported to ONNX as well.
         kept: Cache of what was scored before; None scores anew.
+        plan: Further scenarios, whose texts are tokenised as well.
         threads: Threads of the process; the number changes logits by less than 1e-5.
 
     Raises:
@@ -97,6 +105,10 @@ def measure_accuracy(
     """
     folder = workdir / f"score-{candidate.name}"
     torch_form = candidate.form is Form.torch
+
+    def named(chosen: Workload | None) -> dict[str, Any] | None:
+        return None if chosen is None else {"file": str(splits[chosen.split].resolve()), "batches": chosen.batches}
+
     job = {
         "kind": "score",
         "folder": str(candidate.folder.resolve()),
@@ -106,7 +118,9 @@ def measure_accuracy(
         "label_names": list(task.label_names),
         "batch_size": _BATCH if torch_form else bench.batch_size,
         "threads": threads,
-        "workload": workload and {"file": str(splits[workload.split].resolve()), "batches": workload.batches},
+        "workload": named(workload),
+        "throughput": named(plan.throughput),
+        "surface": plan.surface,
         "export_to": _EXPORT if export and torch_form else None,
     }
 
@@ -125,8 +139,10 @@ def measure_accuracy(
         splits={name: _split_score(name, found, folder) for name, found in answer["splits"].items()},
         parameters=answer["parameters"],
         zeros=ZerosResult(**answer["zeros"]),
+        work=WorkResult(**answer["work"]),
         exact=answer["exact"],
         replay=folder / "replay.npz" if workload is not None else None,
+        replays={s: folder / f"{s.value}.npz" for s in plan.replayed} if workload is not None else {},
         onnx=folder / _EXPORT if exported else None,
         export_refusal=export_answer.get("refusal"),
         export_seconds=export_answer.get("seconds"),
@@ -143,6 +159,7 @@ def measure_accuracies(
     workload: Workload | None = None,
     export: bool = False,
     kept: Path | None = None,
+    plan: Plan = NOTHING,
     processes: int = 0,
 ) -> list[AccuracyResult]:
     """Score several candidates, as many single-threaded processes at a time as there are cores.
@@ -158,6 +175,7 @@ def measure_accuracies(
         workload: Texts that will be timed.
         export: Whether torch artifacts shall be exported to ONNX as well.
         kept: Cache of scores; used for the first candidate, which many runs share.
+        plan: Further scenarios.
         processes: Processes at a time; 0 is one a core.
 
     Raises:
@@ -167,7 +185,7 @@ def measure_accuracies(
     def one(candidate: Candidate) -> AccuracyResult:
         cache = kept if candidate is candidates[0] else None
         return measure_accuracy(
-            candidate, splits, task, workdir, bench=bench, workload=workload, export=export, kept=cache
+            candidate, splits, task, workdir, bench=bench, workload=workload, export=export, kept=cache, plan=plan
         )
 
     return side_by_side(one, candidates, processes or usable_cores())

@@ -25,7 +25,7 @@ def keep(job: Mapping[str, Any], model: Path, root: Path, workdir: Path, work: W
     """Return a job's answer and the folder of its files: from the cache, or by doing the work and keeping it.
 
     Args:
-        job: What decides the answer; `splits` and `workload` name files, which are hashed by content.
+        job: What decides the answer; `splits`, `workload` and `throughput` name files, which are hashed by content.
         model: The candidate's folder; one that is not committed is not kept.
         root: The cache.
         workdir: Where the work is done if it must be.
@@ -49,14 +49,15 @@ def keep(job: Mapping[str, Any], model: Path, root: Path, workdir: Path, work: W
 
 def _key(job: Mapping[str, Any], model: Path) -> str:
     names = ("kind", "form", "task", "label_names", "batch_size", "threads")
-    workload = job["workload"]
+    workloads = [job["workload"], job["throughput"]]
     return key_of(
         {
             **{name: job[name] for name in names},
             "exported": job["export_to"] is not None,
             "model": commit.sha256_file(model / commit.MANIFEST),
             "splits": {name: commit.sha256_file(Path(path)) for name, path in job["splits"].items()},
-            "workload": workload and [commit.sha256_file(Path(workload["file"])), workload["batches"]],
+            "workloads": [w and [commit.sha256_file(Path(w["file"])), w["batches"]] for w in workloads],
+            "surface": job["surface"],
             "code": own_code(_CODE),
             "packages": packages(),
             "processor": processor(),

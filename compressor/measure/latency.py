@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from compressor.artifact import Form
 from compressor.measure import noise
 from compressor.measure.accuracy import AccuracyResult
+from compressor.measure.energy import Energy, Meter, total
 from compressor.measure.rounds import NULL, Samples, Taken, run_round
 from compressor.measure.schedule import Arm
 from compressor.runtimes import Runtime, get_runtime
@@ -51,6 +52,7 @@ class LatencySamples:
         warmup_calls: Calls before the first timed one, in the last round.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
         max_logit_difference: Largest difference from the scoring run's logits.
+        energy: What all its calls together took, of every round; None unless a meter was given and could tell.
     """
 
     samples_ns: NDArray[np.int64]
@@ -59,6 +61,7 @@ class LatencySamples:
     warmup_calls: int
     same_prediction_rate: float
     max_logit_difference: float
+    energy: Energy | None = None
 
     @property
     def p50_ms(self) -> float:
@@ -121,6 +124,8 @@ def measure_latency(
     *,
     seed: int,
     judge: Judge = lambda samples: [],
+    texts: Mapping[str, Path] | None = None,
+    meter: Meter | None = None,
 ) -> LatencyRun:
     """Time the candidates on every runtime of `bench`, interleaved, with a second load of the first as the null arm of each.
 
@@ -133,6 +138,8 @@ def measure_latency(
         workdir: Folder for the jobs.
         seed: Seed of the random orders.
         judge: Tells by its samples whether a round is to be trusted.
+        texts: Files of `raw_texts`, by candidate: a call then begins with the texts of its batch.
+        meter: Counts the energy of each call.
     """
     first = candidates[0].candidate.name
     arms: dict[Arm, dict[str, str]] = {}
@@ -145,15 +152,17 @@ def measure_latency(
                 refusals[arm] = why
                 continue
             arms[arm] = _place(scored, engine)
+            if texts is not None:
+                arms[arm]["texts"] = str(texts[arm.name].resolve())
             if arm.name == first:
                 arms[Arm(runtime, NULL)] = arms[arm]
-    texts = _texts(candidates)
+    batches = _batches(candidates)
     kept: list[Taken] = []
     rounds: list[Round] = []
     for number in range(bench.rounds if arms else 0):
         for attempt in range(bench.repeats + 1):
             order = [seed, number, attempt]
-            taken = run_round(arms, refusals, bench, workdir, texts=texts, seed=order)
+            taken = run_round(arms, refusals, bench, workdir, texts=batches, seed=order, meter=meter)
             complaints = (*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples))
             good = attempt == bench.repeats or not any(c.again for c in complaints)
             rounds.append(
@@ -168,7 +177,7 @@ def measure_latency(
     return LatencyRun(runtimes=tuple(results), rounds=tuple(rounds))
 
 
-def _texts(candidates: Sequence[AccuracyResult]) -> int:
+def _batches(candidates: Sequence[AccuracyResult]) -> int:
     """Return the number of batches of the workload, which is every candidate's."""
     from compressor.measure.workload import Replay
 
@@ -241,6 +250,7 @@ def _joined(arm: Arm, kept: Sequence[Taken]) -> LatencySamples:
         warmup_calls=answers[-1]["calls"],
         same_prediction_rate=min(a["same_prediction_rate"] for a in answers),
         max_logit_difference=max(a["max_logit_difference"] for a in answers),
+        energy=total([taken.energy.get(arm) for taken in kept]),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from compressor.artifact import Form
 from compressor.measure.latency import MAX_LOGIT_DIFFERENCE
+from compressor.measure.raw_texts import RawTexts
 from compressor.measure.talk import Listener
 from compressor.measure.worker import opener
 from compressor.measure.workload import Replay
@@ -39,6 +40,7 @@ class Arms:
         self._job = job
         self._sessions: dict[str, Session] = {}
         self._replays: dict[str, Replay] = {}
+        self._texts: dict[str, RawTexts] = {}  # of the arms whose calls begin with the text
         self._outputs: dict[str, dict[int, Logits]] = {}
 
     def reply(self, question: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class Arms:
             case "call":
                 return {"ns": self.call(question["arm"], question["text"])}
             case "load":
-                return self.load(question["arm"], question["folder"], question["form"], question["replay"])
+                return self.load(**{name: value for name, value in question.items() if name != "do"})
             case "warm":
                 return {"calls": self.warm(question["arm"], question["calls"], question["seconds"])}
             case "begin":
@@ -59,13 +61,15 @@ class Arms:
                 return {name: agreement(self._replays[name], found) for name, found in self._outputs.items()}
         raise ValueError(f"nobody knows how to do {question['do']!r}")
 
-    def load(self, arm: str, folder: str, form: str, replay: str) -> dict[str, Any]:
+    def load(self, arm: str, folder: str, form: str, replay: str, texts: str | None = None) -> dict[str, Any]:
         """Load a model and call it once; whatever its runtime raises is an answer too, in its own words."""
 
         def open_model(place: Path) -> Any:
             return opener(self._job)(place).model
 
         self._replays[arm] = Replay.load(Path(replay))
+        if texts is not None:
+            self._texts[arm] = RawTexts.load(Path(texts))
         started = time.perf_counter()
         try:
             session = RUNTIMES[self._job["runtime"]].load(
@@ -80,26 +84,39 @@ class Arms:
 
     def warm(self, arm: str, calls: int, seconds: float) -> int:
         """Run every distinct shape, since engines prepare each on first sight, for so many calls and so long; count them."""
-        shapes = list({next(iter(batch.values())).shape: batch for batch in self._replays[arm].inputs}.values())
+        batches = self._replays[arm].inputs
+        shapes = list({next(iter(batch.values())).shape: i for i, batch in enumerate(batches)}.values())
         made, until = 0, time.perf_counter() + seconds
         while made < max(calls, len(shapes)) or time.perf_counter() < until:
-            self._sessions[arm].run(shapes[made % len(shapes)])
+            self._timed(arm, shapes[made % len(shapes)])
             made += 1
         return made
 
     def call(self, arm: str, text: int) -> int:
         """Time one call, in nanoseconds; its first output is kept for `agreement`."""
-        session, batch = self._sessions[arm], self._replays[arm].inputs[text]
-        ns, logits = timed(session, batch)
+        ns, logits = self._timed(arm, text)
         if text not in self._outputs[arm]:
             self._outputs[arm][text] = logits.copy()
         return ns
+
+    def _timed(self, arm: str, text: int) -> tuple[int, Logits]:
+        session, texts = self._sessions[arm], self._texts.get(arm)
+        return (
+            timed(session, self._replays[arm].inputs[text]) if texts is None else timed_from_text(session, texts, text)
+        )
 
 
 def timed(session: Session, batch: Inputs) -> tuple[int, Logits]:
     """Return how long a call took, in nanoseconds, and what it gave."""
     started = time.perf_counter_ns()
     logits = session.run(batch)
+    return time.perf_counter_ns() - started, logits
+
+
+def timed_from_text(session: Session, texts: RawTexts, index: int) -> tuple[int, Logits]:
+    """Return the same of a call that begins with the texts of a batch."""
+    started = time.perf_counter_ns()
+    logits = session.run(texts.inputs(index))
     return time.perf_counter_ns() - started, logits
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from compressor.errors import MeasureError
 from compressor.machine import core_numbers
 from compressor.measure import noise
+from compressor.measure.energy import Energy, Meter
 from compressor.measure.schedule import Arm, schedule
 from compressor.measure.talk import Hung, Talker
 
@@ -32,6 +33,7 @@ class Taken:
     samples: Samples
     answers: Mapping[Arm, Mapping[str, Any]]
     conditions: noise.Conditions
+    energy: Mapping[Arm, Energy] = field(default_factory=dict)
 
 
 class _Failed(Exception):
@@ -50,6 +52,7 @@ def run_round(
     *,
     texts: int,
     seed: Sequence[int],
+    meter: Meter | None = None,
 ) -> Taken:
     """Run one round in fresh processes.
 
@@ -59,7 +62,7 @@ def run_round(
     before: set[Arm] = set()
     while True:
         try:
-            return _attempt(arms, refusals, bench, workdir, texts=texts, seed=seed)
+            return _attempt(arms, refusals, bench, workdir, texts=texts, seed=seed, meter=meter)
         except _Failed as failed:
             for arm in failed.arms:
                 if arm in arms and (failed.final or arm in before):
@@ -85,6 +88,7 @@ def _attempt(
     *,
     texts: int,
     seed: Sequence[int],
+    meter: Meter | None = None,
 ) -> Taken:
     answers: dict[Arm, dict[str, Any]] = {}
     with ExitStack() as stack:
@@ -114,15 +118,21 @@ def _attempt(
         for runtime, its in own.items():
             ask_of(runtime, its, do="begin")
         samples = {arm: np.zeros((bench.blocks, texts), np.int64) for arm in arms}
+        if meter is not None:
+            meter.begin()  # everybody sleeps
         before = noise.read()
         for block, text, arm in schedule(list(arms), texts=texts, blocks=bench.blocks, seed=seed):
+            mark = None if meter is None else meter.read()
             samples[arm][block, text] = ask(arm, do="call", text=text)["ns"]
+            if meter is not None:
+                meter.add(arm, mark)
         conditions = noise.Conditions.between(before, noise.read())
         for runtime, its in own.items():
             found = ask_of(runtime, its, do="agreement")
             for arm in its:
                 answers[arm] |= found[arm.name]
-    return Taken(samples=samples, answers=answers, conditions=conditions)
+    energy = {} if meter is None else meter.end(samples, threads=bench.threads)
+    return Taken(samples=samples, answers=answers, conditions=conditions, energy=energy)
 
 
 def _worker(runtime: str, bench: BenchConfig, workdir: Path) -> Talker:

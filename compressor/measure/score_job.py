@@ -14,6 +14,8 @@ from compressor.artifact import Form
 from compressor.errors import CompressorError, MeasureError
 from compressor.measure.examples import read_examples
 from compressor.measure.size import count_parameters
+from compressor.measure.surface import Cell, surface_replay
+from compressor.measure.work import measure_work
 from compressor.measure.worker import opener
 from compressor.measure.workload import Replay, numpy_inputs
 from compressor.measure.zeros import measure_zeros
@@ -23,7 +25,7 @@ from compressor.runtimes.torch_eager import TorchSession, is_float32
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from compressor.runtimes.base import Logits
+    from compressor.runtimes.base import Inputs, Logits
     from compressor.tasks.base import Example, Task
 
 
@@ -53,11 +55,20 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
         "zeros": measure_zeros(form, artifact.module, Path(job["folder"])).to_json(),
         "splits": {},
     }
+    batches: Sequence[Inputs] = ()
     with session:
         for name, path in job["splits"].items():
             answer["splits"][name] = _score(session, task, artifact.tokenizer, path, job["batch_size"], name, out)
         if job["workload"] is not None:
-            _replay(session, task, artifact.tokenizer, job["workload"]).save(out / "replay.npz")
+            replay = _replay(session, task, artifact.tokenizer, job["workload"])
+            replay.save(out / "replay.npz")
+            batches = replay.inputs
+            if job["throughput"] is not None:
+                _replay(session, task, artifact.tokenizer, job["throughput"]).save(out / "throughput.npz")
+            if job["surface"]:
+                surface_replay(session, replay, [Cell(*cell) for cell in job["surface"]]).save(out / "surface.npz")
+    work = measure_work(form, artifact.module, Path(job["folder"]), batches, answer["parameters"])
+    answer["work"] = work.to_json()
     if job["export_to"] is not None:
         answer["export"] = _export(artifact.model, artifact.tokenizer, out / job["export_to"])
     return answer

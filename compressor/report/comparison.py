@@ -139,12 +139,14 @@ def speed_lines(cell: SpeedCell | None) -> list[str]:
         if cell.speed_up.ci95 is not None:
             lines.append(f"({cell.speed_up.ci95.low:.2f}..{cell.speed_up.ci95.high:.2f})")
         lines += [cell.verdict] if cell.verdict else []
+    if cell.load_seconds is not None and cell.first_call_seconds is not None:
+        lines.append(f"cold {cell.load_seconds + cell.first_call_seconds:.2f} s")
     return lines + ([cell.mark.value] if cell.mark else [])
 
 
 def _brief(cell: SpeedCell | None) -> list[str]:
     lines = speed_lines(cell)
-    return [line for line in lines if not line.endswith(" ms") and not line.startswith("(")] or [cells.NOTHING]
+    return [line for line in lines if not line.endswith((" ms", " s")) and not line.startswith("(")] or [cells.NOTHING]
 
 
 def _points(value: Value) -> str:

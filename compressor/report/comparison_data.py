@@ -58,7 +58,8 @@ def flat(table: Table) -> tuple[list[str], list[list[Cell]]]:
                  " detectable", " mark", " remark")  # fmt: skip
         header += [f"{task} {metric}{name}" for name in names]
     for s in table.settings:
-        columns = (" p50_ms", " speed_up", " low", " high", " verdict", " mark", " refusal")
+        columns = (" p50_ms", " speed_up", " low", " high", " verdict", " mark", " load_seconds", " first_call_seconds",
+                   " refusal")  # fmt: skip
         header += [f"{s.task} {s.label}{name}" for name in columns]
     header += ["status"]
     rows: list[list[Cell]] = []
@@ -103,13 +104,15 @@ def _flat_quality(cell: QualityCell | None) -> list[Cell]:
 
 def _flat_speed(cell: SpeedCell | None) -> list[Cell]:
     if cell is None:
-        return [None] * 7
+        return [None] * 9
     refusal = "; ".join(cell.refusals) or None
     return [
         _number(cell.p50_ms),
         *_three(cell.speed_up),
         cell.verdict,
         cell.mark and cell.mark.value,
+        cell.load_seconds,
+        cell.first_call_seconds,
         refusal,
     ]
 

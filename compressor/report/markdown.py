@@ -11,7 +11,9 @@ from compressor.report import cells
 from compressor.report.examples import Examples, examples, read_examples
 from compressor.report.markup import inline, section, table
 from compressor.report.speed import attributions, speed_sections
+from compressor.report.speed_tables import speed_tables
 from compressor.report.statistics import statistics
+from compressor.report.work import work
 from compressor.results import OK, RunResult
 
 METHOD = """\
@@ -32,6 +34,12 @@ METHOD = """\
   to 1 % has a note too.
   p90, p95 and p99 are bounds that hold with 99 % confidence. Where the check strays, "beyond 1 %" becomes twice as far as
   it strayed. The interval of a single round is that of its processes; `bench=standard` adds what changes between processes.
+- From raw text: the same experiment on the same texts, and each call begins with tokenising and padding. Throughput: test
+  texts drawn alike, sorted by length, in batches; a sample is a pass over all of them, and the ratio is of whole passes. By
+  batch size and length: tokens of the same texts laid end to end, without padding; six calls a shape, one round. Each in
+  processes of its own, after the single calls and under their protocol, with every prediction checked.
+- Energy: the processor packages' counters over the throughput's calls, less what they take at rest; only where they can be
+  read, calls are long enough, and nothing else computes.
 - Non-zero: parameters that are not 0. Deflated: the files of the weights through zlib at level 6, as a zip would hold them.
 - Peak memory: what the model adds to a process that has loaded its runtime. MB are 10^6 bytes."""
 
@@ -59,7 +67,7 @@ def to_markdown(
     verdicts = [f"- {inline(text)}" for _, text in cells.sentences(result)]
     notes = [f"- {inline(text)}" for text in cells.notes(result)]
     lines += section("Verdicts", verdicts) + section("Notes", notes)
-    lines += statistics(result)
+    lines += statistics(result) + speed_tables(result) + work(result)
     if folder is not None:
         lines += speed_sections(attributions(result, folder), result.teacher.name)
         lines += examples(found or read_examples(result, folder))

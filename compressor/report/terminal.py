@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressor.report import cells
-from compressor.results import OK, RunResult
+from compressor.report.speed_tables import scenario
+from compressor.results import OK, CandidateResult, RunResult
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,8 @@ def _table(result: RunResult, *, ascii_only: bool) -> Table:
     for name in metrics:
         table.add_column(f"{name}\nvs teacher", justify="right", overflow="fold")
     for name in runtimes:
-        table.add_column(f"{name}\np50 ms\nspeed-up", justify="right", overflow="fold")
+        from_text = "\nfrom text ms" if any(scenario(c, "end_to_end", name) for c in result.candidates) else ""
+        table.add_column(f"{name}\np50 ms\nspeed-up{from_text}", justify="right", overflow="fold")
     for candidate in cells.ordered(result):
         teacher = candidate.name == result.teacher.name
         memory = [cells.megabytes(candidate.peak_memory_bytes)]
@@ -79,6 +81,14 @@ def _table(result: RunResult, *, ascii_only: bool) -> Table:
             row.append([cells.metric(candidate.metrics.get(name)), *gap])
         for name in runtimes:
             ratio = cells.speed_up(cells.of_runtime(result, candidate, name))
-            row.append(cells.latency(cells.latency_of(candidate, name)) + ratio)
+            row.append(cells.latency(cells.latency_of(candidate, name)) + ratio + _from_text(candidate, name))
         table.add_row(*(Text(cells.printable("\n".join(cell), ascii_only=ascii_only)) for cell in row))
     return table
+
+
+def _from_text(candidate: CandidateResult, runtime: str) -> list[str]:
+    """Median and ratio of calls that begin with the text, where they were timed."""
+    found = scenario(candidate, "end_to_end", runtime)
+    if found is None or found.latency_ms_p50 is None:
+        return []
+    return [f"{found.latency_ms_p50:.2f}", *([] if found.ratio is None else [f"x{found.ratio:.2f}"])]

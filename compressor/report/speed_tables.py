@@ -1,0 +1,98 @@
+"""Sections of report.md on speed beyond single calls: cold start, calls from raw text, throughput, the surface of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from compressor.report import cells
+from compressor.report.markup import inline, section, table
+from compressor.results import CandidateResult, RunResult, ScenarioSpeed
+
+
+def speed_tables(result: RunResult) -> list[str]:
+    """Return the sections of one run; each is left out where nothing was measured."""
+    return [
+        *section("Cold start", _cold_start(result)),
+        *section("From raw text, tokenizer included", _timed(result, "end_to_end", "p50 ms")),
+        *section("Throughput", _timed(result, "throughput", "texts/s")),
+        *section("By batch size and length", _surface(result)),
+    ]
+
+
+def scenario(candidate: CandidateResult, name: str, runtime: str) -> ScenarioSpeed | None:
+    """Find a candidate's timing in a scenario of one figure a runtime."""
+    return next((s for s in candidate.scenarios if s.scenario == name and s.runtime == runtime), None)
+
+
+def times(found: ScenarioSpeed) -> str:
+    """Ratio, its interval, the verdict; `-` for the teacher."""
+    if found.ratio is None or found.ratio_ci95 is None:
+        return cells.NOTHING
+    return f"x{found.ratio:.2f} ({found.ratio_ci95[0]:.2f}..{found.ratio_ci95[1]:.2f}) {found.verdict}"
+
+
+def _cold_start(result: RunResult) -> list[str]:
+    rows = [
+        [candidate.name, entry.runtime, f"{entry.load_seconds:.2f}", f"{entry.first_call_seconds * 1e3:.1f}"]
+        for candidate in cells.ordered(result)
+        for entry in candidate.latency
+        if entry.load_seconds is not None and entry.first_call_seconds is not None
+    ]
+    words = "Loading with the files warm, then the first call: medians over the rounds. No interval, so not compared."
+    return [words, "", *table(["model", "runtime", "load s", "first call ms"], rows)] if rows else []
+
+
+def _timed(result: RunResult, name: str, unit: str) -> list[str]:
+    found = list(_of(result, name))
+    rows = [
+        [candidate.name, s.runtime, str(s.batch_size), _figure(s), times(s), *_energy(s, name), _remark(s)]
+        for candidate, s in found
+    ]
+    energy = ["J/text"] if name == "throughput" else []
+    header = ["model", "runtime", "batch", unit, "speed-up", *energy, "remark"]
+    return table(header, rows) if rows else []
+
+
+def _surface(result: RunResult) -> list[str]:
+    """Return a row a shape, a column a model and runtime."""
+    found = list(_of(result, "surface"))
+    lines: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
+    refused = []
+    for candidate, s in found:
+        if s.length is None:
+            refused.append(f"- {inline(f'{candidate.name} on {s.runtime}: {s.refusal}')}")
+        else:
+            ratio = f", {times(s)}" if s.ratio is not None else ""
+            lines.setdefault((candidate.name, s.runtime), {})[s.batch_size, s.length] = f"{_figure(s)}{ratio}"
+    if not found:
+        return []
+    shapes = list(dict.fromkeys(shape for line in lines.values() for shape in line))
+    rows = [
+        [str(batch), str(length), *(line.get((batch, length), cells.NOTHING) for line in lines.values())]
+        for batch, length in shapes
+    ]
+    header = ["batch", "tokens", *(f"{name}, {runtime}: p50 ms" for name, runtime in lines)]
+    return [*(table(header, rows) if rows else []), *([""] if refused else []), *refused]
+
+
+def _of(result: RunResult, name: str) -> Iterable[tuple[CandidateResult, ScenarioSpeed]]:
+    return ((c, s) for c in cells.ordered(result) for s in c.scenarios if s.scenario == name)
+
+
+def _figure(found: ScenarioSpeed) -> str:
+    value = found.latency_ms_p50 if found.texts_per_second is None else found.texts_per_second
+    if value is None:
+        return "refused"
+    half = "" if found.ci95 is None else f" +-{max(value - found.ci95[0], found.ci95[1] - value):.2f}"
+    return f"{value:.2f}{half}"
+
+
+def _energy(found: ScenarioSpeed, name: str) -> list[str]:
+    if name != "throughput":
+        return []
+    return ["unavailable" if found.joules_per_text is None else f"{found.joules_per_text:.3g}"]
+
+
+def _remark(found: ScenarioSpeed) -> str:
+    energy = f"energy: {found.energy_unavailable}" if found.energy_unavailable else None
+    return "; ".join(filter(None, [found.refusal, *found.unstable, energy])) or cells.NOTHING

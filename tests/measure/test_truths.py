@@ -1,0 +1,33 @@
+"""The instrument against known truths, small: memory of a known size, and what observing does. In full: `tests/benchmarks/`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import memory_truth  # noqa: E402
+import observer_effect  # noqa: E402
+
+
+@pytest.mark.slow
+def test_memory_of_known_size_is_found_within_three_per_cent(tmp_path: Path) -> None:
+    found = memory_truth.errors([128], tmp_path)
+    assert set(found) == {"128_heap", "128_mmap"}
+    assert max(map(abs, found.values())) <= memory_truth.TARGET, found
+
+
+@pytest.mark.slow
+def test_observing_costs_no_more_than_is_allowed(tmp_path: Path) -> None:
+    """Few calls refute an effect that is large, and show none that is small; those of a busy machine do not even that."""
+    found = observer_effect.observe(tmp_path, blocks=6, texts=6, layers=6, hidden=384, batch=8)
+    assert found.p99 is None, "36 calls have no 99th percentile"
+    assert found.parent < observer_effect.PARENT
+    if found.complaints:
+        pytest.skip("; ".join(found.complaints))
+    low, high = found.p50.ci95.low - 1, found.p50.ci95.high - 1
+    assert low < observer_effect.P50 and high > -observer_effect.P50
