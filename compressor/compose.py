@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -254,4 +255,16 @@ def explain(error: BaseException) -> ConfigError:
     cause = error.__cause__
     if len(told) == 1 and cause is not None:
         told += [line.strip() for line in str(cause).splitlines() if line and not line.strip().startswith(noise)]
+    if told and (missing := re.search(r"Could not find '(\w+)/([^']+)'", told[0])):
+        return _no_such_choice(*missing.groups())
     return ConfigError(told[0] if told else type(error).__name__, allowed="; ".join(told[1:14]).replace(":;", ":"))
+
+
+def _no_such_choice(group: str, name: str) -> ConfigError:
+    """Say what a group offers, the nearest first, and where else the name stands."""
+    files = {path.relative_to(conf_folder()).with_suffix("") for path in conf_folder().rglob("*.yaml")}
+    offered = sorted(path.relative_to(group).as_posix() for path in files if path.parts[0] == group and path.parts[1:])
+    elsewhere = sorted(p.parts[0] for p in files if p.parts[1:] == (name,) and p.parts[0] != group)
+    near = difflib.get_close_matches(name, offered, n=3, cutoff=0.5)
+    hints = [f"{other}={name}" for other in elsewhere] or [f"{group}={found}" for found in near]
+    return ConfigError(f"{group}={name} does not exist", allowed=", ".join(offered), hint=" or ".join(hints))

@@ -83,6 +83,9 @@ class TeacherConfig:
         _require(bool(self.checkpoint), "teacher.checkpoint", self.checkpoint, "a packaged name, a folder or a Hub id")
 
 
+_FILES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".txt")
+
+
 @dataclass(slots=True, kw_only=True)
 class TaskConfig:
     """The data and what is predicted from it."""
@@ -116,6 +119,14 @@ class TaskConfig:
             self.train,
             "a CSV, TSV, JSONL or Parquet file",
         )
+        for role in ("train", "validation", "test"):
+            value = getattr(self, role)
+            # Said here: a packaged task would first ask for licences and fetch.
+            if self.source != "file" and value is not None and value.casefold().endswith(_FILES):
+                raise ConfigError(
+                    f"task.{role}={value}: task.source={self.source} has named splits, and this looks like a file",
+                    hint=f"task=file task.{role}={value}, or task.source=file with the task's other settings",
+                )
         _require(self.max_length >= 8, "task.max_length", self.max_length, "8 or more tokens")
         _require(self.unlabelled_limit >= 1, "task.unlabelled_limit", self.unlabelled_limit, "1 or more")
         _require(

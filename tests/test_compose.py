@@ -119,3 +119,21 @@ def test_every_experiment_composes(methods, experiment) -> None:
 
 def test_no_yaml_shadows_a_method_schema() -> None:
     assert not (compose.conf_folder() / "method").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "told", "hint"),
+    [
+        ("experiment=gallery", "experiment=gallery does not exist", "suite=gallery"),
+        ("experiment=distil_6l", "experiment=distil_6l does not exist", "experiment=distill_6l"),
+        ("teacher=e5", "teacher=e5 does not exist", "teacher=e5_small"),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_told_with_the_nearest_and_with_the_group_that_has_it(
+    methods, typed, told, hint
+) -> None:
+    with pytest.raises(ConfigCompositionException) as raised:
+        composed(methods, typed)
+    error = compose.explain(raised.value)
+    assert error.got == told and hint in error.hint
+    assert "distill_int8" in error.allowed or "e5_small" in error.allowed

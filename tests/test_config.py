@@ -15,6 +15,8 @@ from compressor.errors import ConfigError
         (lambda: TrainConfig(gradient_accumulation=0), "train.gradient_accumulation=0"),
         (lambda: TaskConfig(source="web"), "task.source=web"),
         (lambda: TaskConfig(max_length=2), "task.max_length=2"),
+        (lambda: TaskConfig(train="mine.csv"), "task.train=mine.csv"),
+        (lambda: TaskConfig(source="hub", dataset="a/b", test="Mine.TSV"), "task.test=Mine.TSV"),
         (lambda: StudentConfig(layers=0), "student.layers=0"),
         (lambda: StudentConfig(init="middle"), "student.init=middle"),
         (lambda: StudentConfig(init=[-1]), "student.init=[-1]"),
