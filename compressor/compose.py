@@ -265,6 +265,8 @@ def _no_such_choice(group: str, name: str) -> ConfigError:
     files = {path.relative_to(conf_folder()).with_suffix("") for path in conf_folder().rglob("*.yaml")}
     offered = sorted(path.relative_to(group).as_posix() for path in files if path.parts[0] == group and path.parts[1:])
     elsewhere = sorted(p.parts[0] for p in files if p.parts[1:] == (name,) and p.parts[0] != group)
-    near = difflib.get_close_matches(name, offered, n=3, cutoff=0.5)
+    near = [found for found in offered if found.startswith(name)] or difflib.get_close_matches(
+        name, offered, cutoff=0.5
+    )
     hints = [f"{other}={name}" for other in elsewhere] or [f"{group}={found}" for found in near]
     return ConfigError(f"{group}={name} does not exist", allowed=", ".join(offered), hint=" or ".join(hints))

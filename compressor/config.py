@@ -124,7 +124,8 @@ class TaskConfig:
             # Said here: a packaged task would first ask for licences and fetch.
             if self.source != "file" and value is not None and value.casefold().endswith(_FILES):
                 raise ConfigError(
-                    f"task.{role}={value}: task.source={self.source} has named splits, and this looks like a file",
+                    f"task.{role}={value}: this looks like a file",
+                    allowed=f"a split's name, as task.source={self.source}",
                     hint=f"task=file task.{role}={value}, or task.source=file with the task's other settings",
                 )
         _require(self.max_length >= 8, "task.max_length", self.max_length, "8 or more tokens")
