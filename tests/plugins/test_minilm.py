@@ -337,7 +337,7 @@ def test_options_out_of_range_are_named(options, told) -> None:
         ({"teacher_layer": 4}, {}, "the teacher has 4 layers"),
         ({"assistant": True}, {}, "would be the teacher itself"),
         ({"version": Version.v1}, {"heads": 2, "init": "random"}, "compares head with head"),
-        ({}, {"hidden_size": 16, "heads": 2}, "cannot start from the source's 4"),
+        ({}, {"hidden_size": 16, "heads": 2}, "cannot start from a source of 4"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_work(tmp_path, options, student, told) -> None:
