@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ from compressor import pipeline, store
 from compressor.config import ChainStep, StudentConfig
 from compressor.errors import Incompatible
 from compressor.registry import load as load_registry
+from compressor.teacher import checkpoint_blueprint
 from compressor.testing.house import Shorten, TinyHouse
 from compressor_plugins.albert import Albert, AlbertConfig, Share
 from compressor_plugins.distill import Distill, DistillConfig
@@ -138,6 +142,31 @@ def test_a_narrower_student_of_a_cut_source_is_refused_for_its_projection(tmp_pa
     with pytest.raises(Incompatible, match="student.init=random"):
         house.check([HEADS, RELATED], narrow)
     house.check([HEADS, RELATED], StudentConfig(layers=2, hidden_size=16, init="random"))
+
+
+@pytest.mark.parametrize("method", [PATTERN, Int4WeightOnly(Int4WeightOnlyConfig())], ids=lambda m: type(m).__name__)
+def test_groups_fit_into_the_ranks_that_defaults_give_a_teacher_of_common_widths(tmp_path, method) -> None:
+    house = TinyHouse(tmp_path)
+    config = copy.deepcopy(house.teacher.config)
+    config.hidden_size, config.intermediate_size, config.num_attention_heads = 384, 1536, 12
+    house.teacher = replace(house.teacher, config=config)
+    links = house.check([Factorize(FactorizeConfig()), method], StudentConfig())
+    assert links[0].result.inner_multiple == 128
+    with pytest.raises(Incompatible):
+        house.check([Factorize(FactorizeConfig(multiple_of=1)), method], StudentConfig())
+
+
+def test_a_pruned_teacher_is_known_as_one_before_its_weights_are_read(tmp_path) -> None:
+    house = TinyHouse(tmp_path)
+    made = house.compress([HEADS, UNEVEN], StudentConfig())
+    store.save(made, tmp_path / "pruned", house.registry(HEADS))
+    found = checkpoint_blueprint(str(tmp_path / "pruned"), house.task)
+    assert (found.heads, found.neurons) == (2, None) and found.inner_multiple % 8 == 0
+    assert store.load(tmp_path / "pruned", house.registry(HEADS)).blueprint.cut == found.cut == made.cut
+    house.teacher = made
+    assert house.check([MAPPED], StudentConfig(layers=2))[0].result.heads == 2  # as many as its teacher
+    with pytest.raises(Incompatible, match="4 attention heads and the teacher's 2"):
+        house.check([NARROW], StudentConfig())
 
 
 def test_what_a_chain_knows_of_heads_and_neurons_is_what_the_model_has(tmp_path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from compressor.api import encoder_layers, keep_heads
 from compressor.config import StudentConfig, TaskConfig
 from compressor.errors import ConfigError, Incompatible
 from compressor.tasks import build_task
@@ -175,6 +177,38 @@ def test_version_1_is_the_attention_and_the_value_relation_of_the_last_layer(tmp
     rows = [kl(t[:, m][..., m], s[:, m][..., m]) for s, t, m in zip(mine, theirs, MASK, strict=True)]
     assert terms["attention"].item() == pytest.approx(np.concatenate(rows, axis=1).mean(), rel=1e-4)
     assert terms["value"].item() == pytest.approx(over_texts(values[0], values[1], 4), rel=1e-4)
+
+
+def with_heads(model, heads):
+    """Return a copy of the model whose layers keep only these heads."""
+    cut = copy.deepcopy(model)
+    for layer in encoder_layers(cut):
+        keep_heads(cut, layer, heads)
+    return cut
+
+
+def test_relation_heads_follow_the_heads_that_the_student_still_has(tmp_path) -> None:
+    house = TinyHouse(tmp_path)
+    teacher = house.teacher.model
+    student = with_heads(teacher, [1, 2, 3])  # queries are 24 wide, the teacher's 32
+    loss = Relations(MiniLMConfig(), teacher, student)
+    assert loss.heads == relation_heads(24, 32) == 2
+    qkv, entering = [RNG.normal(size=(3, 6, 24)) for _ in range(3)], RNG.normal(size=(3, 6, 32))
+    mine = Outputs(logits=torch.zeros(3, 2), qkv={3: tuple(tensor(x) for x in qkv)})
+    terms = loss(inputs_of(house, mine, Outputs(hidden={2: tensor(entering)})))
+    layer = teacher.bert.encoder.layer[3].attention.self
+    for name, own in zip(("query", "key", "value"), qkv, strict=True):
+        linear = getattr(layer, name)
+        theirs = entering @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+        assert terms[name].item() == pytest.approx(over_texts(own, theirs, 2), rel=1e-3)
+
+
+def test_version_1_compares_heads_only_where_there_are_as_many(tmp_path) -> None:
+    teacher, options = TinyHouse(tmp_path).teacher.model, MiniLMConfig(version=Version.v1)
+    cut = with_heads(teacher, [0, 2])
+    with pytest.raises(Incompatible, match="has 2 attention heads and layer 3.* 4"):
+        Relations(options, teacher, cut)
+    assert Relations(options, cut, cut).heads == 2  # the config says 4
 
 
 def test_a_layer_that_is_the_teachers_own_has_no_loss(tmp_path) -> None:
