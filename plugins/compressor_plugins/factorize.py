@@ -155,11 +155,12 @@ class Factorize(CompressionMethod[FactorizeConfig]):
             )
 
     def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
-        """Tell what the ranks inside the layers are multiples of; those that `energy` finds may be small and less."""
-        options, (width, inner) = self.config, _widths(source)
-        sizes = {Targets.ffn: [inner], Targets.attention: [width], Targets.all: [inner, width], Targets.none: []}
+        """Tell what the ranks inside the layers are multiples of; small ones that only the work will tell may be of less."""
+        options, (width, inner), heads = self.config, _widths(source), source.attention_width
+        sizes = {Targets.ffn: [inner], Targets.attention: [heads], Targets.all: [inner, heads], Targets.none: []}
         ranks = [options.rank_of(width, size) for size in sizes[options.linears]]
-        if options.energy is not None or (source.neurons is None and options.rank is None):
+        unknown = options.energy is not None or None in (source.heads, source.neurons)
+        if options.rank is None and unknown:
             ranks = [options.multiple_of for _ in ranks]
         return replace(super().outline(source, plan), inner_multiple=gcd(source.inner_multiple, *ranks))
 
