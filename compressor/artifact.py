@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.families import ffn_size_name
+
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -51,7 +53,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blueprint:
-    """A model without its weights: all that can be known, and checked, before anything is spent."""
+    """A model without its weights: all that can be known, and checked, before anything is spent.
+
+    `cut` holds `heads` and `neurons` of a layer where a step left another number than the config's: the number, or None
+    where layers differ or only the work will tell. `inner_multiple` divides, as far as is known, every width inside the layers
+    that neither config nor `cut` tells (ranks of products, differing numbers of neurons); 0 if there is none.
+    """
 
     form: Form
     config: PretrainedConfig
@@ -59,6 +66,8 @@ class Blueprint:
     head: Head
     trainable: bool = True
     quantised: bool = False
+    cut: Mapping[str, int | None] = field(default_factory=dict)
+    inner_multiple: int = 0
 
     @property
     def layers(self) -> int:
@@ -69,6 +78,32 @@ class Blueprint:
     def hidden_size(self) -> int:
         """Width of the hidden states."""
         return int(self.config.hidden_size)
+
+    @property
+    def heads(self) -> int | None:
+        """Attention heads that each layer has; None where layers differ or only the work will tell."""
+        return self.cut.get("heads", self._of_config()["heads"])
+
+    @property
+    def neurons(self) -> int | None:
+        """Feed-forward neurons that each layer has; None where layers differ or only the work will tell."""
+        return self.cut.get("neurons", self._of_config()["neurons"])
+
+    @property
+    def attention_width(self) -> int:
+        """Width of a layer's queries; of one head where layers have differing numbers, for its divisors divide them all."""
+        width = getattr(self.config, "true_hidden_size", None) or self.hidden_size
+        return int(width) // int(self.config.num_attention_heads) * (self.heads or 1)
+
+    def with_cut(self, **parts: int | None) -> Blueprint:
+        """Return a blueprint whose layers have these `heads` or `neurons`; those of the config are no cut."""
+        whole = self._of_config()
+        now = {**self.cut, **parts}
+        return replace(self, cut={part: number for part, number in now.items() if number != whole[part]})
+
+    def _of_config(self) -> dict[str, int | None]:
+        names = {"heads": "num_attention_heads", "neurons": ffn_size_name(self.config)}
+        return {part: getattr(self.config, name, None) for part, name in names.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +122,7 @@ class CompressedModel:
     folder: Path | None = None
     trainable: bool = True
     quantised: bool = False
+    cut: Mapping[str, int | None] = field(default_factory=dict)  # see `Blueprint`
     lineage: tuple[Step, ...] = ()
     # Of the step just done, until the pipeline writes them into the lineage:
     structure: Mapping[str, JSON] | None = None
@@ -113,6 +149,7 @@ class CompressedModel:
             head=self.head,
             trainable=self.trainable,
             quantised=self.quantised,
+            cut=self.cut,
         )
 
     def evolve(
@@ -128,7 +165,8 @@ class CompressedModel:
         """Return the next artifact, with this one's head and history.
 
         Pass `model` for a torch result, or `folder` and `form` for a compiled one. Whether the result may be trained, and
-        whether it is quantised, is what the method's `Capabilities` say; the pipeline sets both together with the lineage.
+        whether it is quantised, is what the method's `Capabilities` say; the pipeline sets both together with the lineage,
+        and what was cut as it finds it in the model.
         """
         if (model is None) == (folder is None):
             raise TypeError("evolve takes either model= or folder= with form=")

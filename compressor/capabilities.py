@@ -19,7 +19,8 @@ class Capabilities:
     replacing one of them would part. `own_source`: the method starts from a model of its own, so that only the first place
     of a chain is its. `leaves_zeros`: weights of the result are zero, and nothing but this method holds them there when
     something trains. `leaves_quantised`: the result's weights are integers, packed or rounded for good, so that no method
-    can follow.
+    can follow. `idempotent`: a second time with the same options it would find nothing to do. `whole_layers` and `even_layers`
+    name parts (heads, neurons) of which every layer must have as many as the config says, or as any other layer.
     """
 
     needs_training: bool = False
@@ -36,6 +37,9 @@ class Capabilities:
     leaves_trainable: bool = True
     leaves_zeros: bool = False
     leaves_quantised: bool = False
+    idempotent: bool = False
+    whole_layers: frozenset[str] = frozenset()
+    even_layers: frozenset[str] = frozenset()
     signals: frozenset[str] = frozenset()
     tasks: frozenset[str] | None = None
     families: frozenset[str] | None = None

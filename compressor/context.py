@@ -16,7 +16,7 @@ from compressor.artifact import Blueprint, CompressedModel
 from compressor.capabilities import Capabilities
 from compressor.config import StudentConfig, TrainConfig
 from compressor.errors import Incompatible
-from compressor.students import student_config
+from compressor.students import starts_afresh, student_config
 from compressor.tasks.base import Batch, Task
 from compressor.tokens import same_tokens
 from compressor.training.signals import FitHook, Loss, TeacherSignals
@@ -75,7 +75,32 @@ class Plan:
         """
         if not self.student.chosen():
             return source
-        return replace(source, config=student_config(source.config, self.student), trainable=True)
+        shaped = replace(source, config=student_config(source.config, self.student), trainable=True)
+        if starts_afresh(source.config, self.student):
+            return replace(shaped, cut={}, inner_multiple=0)
+        return shaped
+
+    def require_start(self, source: Blueprint, student: StudentConfig) -> None:
+        """Refuse a student whose start `narrow_weights` cannot make; layers of the source's width are copied as they are.
+
+        Raises:
+            Incompatible: Heads differ in number, or the student is narrower and layers of its source lost heads or neurons.
+        """
+        shaped = replace(self, student=student).student_blueprint(source)
+        asked, whole = shaped.config.num_attention_heads, source.config.num_attention_heads
+        if student.init == "random":
+            return
+        if asked != whole:
+            raise Incompatible(
+                f"a student of {asked} attention heads cannot start from a source of {whole}: no projection fits",
+                hint="student.init=random",
+            )
+        if shaped.hidden_size != source.hidden_size and source.cut:
+            raise Incompatible(
+                f"a narrower student starts from whole layers, projected, and its source's lost {' and '.join(source.cut)}",
+                allowed="the step that cut them after this one, or a student of the source's width",
+                hint="student.init=random",
+            )
 
     def outline(self, source: Blueprint, capabilities: Capabilities) -> Blueprint:
         """Predict a result's blueprint from what its method declares."""

@@ -67,7 +67,9 @@ def check(chain: Sequence[ChainStep], plan: Plan, registry: Registry) -> list[Li
                 allowed="at least one of student.layers, hidden_size, intermediate_size, heads",
                 hint=f"method={step.name} student.layers={max(1, layers // 2)}",
             )
+        _check_layers(method, step.name, source)
         _check_picking(method, step.name, links, plan)
+        _check_repeats(method, step.name, links)
         _warn_of_filling(method, step.name, links)
         method.check(source, plan)
         result = method.outline(source, plan)
@@ -117,6 +119,19 @@ def _check_link(method: CompressionMethod[Any], name: str, before: str, source: 
         raise Incompatible(f"method '{name}' needs transfer text", hint="task.unlabelled=imdb_sentences")
 
 
+def _check_layers(method: CompressionMethod[Any], name: str, source: Blueprint) -> None:
+    """Refuse layers that lost heads or neurons where the method has no place for them."""
+    wants = method.capabilities
+    for part in sorted(wants.whole_layers | wants.even_layers):
+        whole, lost = part in wants.whole_layers, part in source.cut
+        if lost and (whole or getattr(source, part) is None):
+            raise Incompatible(
+                f"method '{name}' takes layers with {'all their' if whole else 'equal numbers of'} {part}, and a step before "
+                "cut some",
+                hint=f"put '{name}' before that step",
+            )
+
+
 def _check_picking(method: CompressionMethod[Any], name: str, links: Sequence[Link], plan: Plan) -> None:
     """Refuse to pick or cut layers whose modules a step before replaced by name, and to change tied ones one by one."""
     wants = method.capabilities
@@ -135,6 +150,16 @@ def _check_picking(method: CompressionMethod[Any], name: str, links: Sequence[Li
                 allowed="a form of sharing that is one layer, run several times",
                 hint=f"put '{name}' before '{link.name}'",
             )
+
+
+def _check_repeats(method: CompressionMethod[Any], name: str, links: Sequence[Link]) -> None:
+    """Refuse a method a second time where the first has left it nothing to do."""
+    same = any(type(link.method) is type(method) and link.method.config == method.config for link in links)
+    if same and method.capabilities.idempotent:
+        raise Incompatible(
+            f"method '{name}' comes twice with the same options, and the second time it would find nothing to do",
+            hint=f"leave one '{name}' out, or give it other options",
+        )
 
 
 def _warn_of_filling(method: CompressionMethod[Any], name: str, links: Sequence[Link]) -> None:
@@ -181,6 +206,7 @@ def run(
             notes={},
             trainable=result.form is Form.torch and link.method.capabilities.leaves_trainable,
             quantised=artifact.quantised or link.method.capabilities.leaves_quantised,
+            cut={} if result.module is None else surgery.cut(result.config, surgery.shapes(result.module)),
         )
         if artifact.module is not None:
             artifact.module.cpu().eval()  # between links a model rests on the CPU, whatever trained it

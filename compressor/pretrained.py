@@ -124,6 +124,7 @@ def load(
         module=module.eval(),
         trainable=artifact.trainable,
         quantised=artifact.quantised,
+        cut=artifact.cut,
         lineage=artifact.lineage,
     )
     return Loaded(artifact=artifact, trained=trained, nameless=trained and _nameless(own, task))

@@ -105,7 +105,8 @@ def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
         lineage=lineage,
     )
     if form is Form.torch:
-        artifact = replace(artifact, module=_module(folder, record, artifact, registry))
+        module = _module(folder, record, artifact, registry)
+        artifact = replace(artifact, module=module, cut=surgery.cut(config, surgery.shapes(module)))
     return artifact
 
 

@@ -67,6 +67,11 @@ def student_config(source: PretrainedConfig, student: StudentConfig) -> Pretrain
     return config
 
 
+def starts_afresh(source: PretrainedConfig, student: StudentConfig) -> bool:
+    """Tell whether `build_student` draws random weights: it is asked to, or no layer of the source fits."""
+    return student.init == "random" or _widths(student_config(source, student)) != _widths(source)
+
+
 def _check_layers(student: StudentConfig, source_layers: int) -> None:
     if not isinstance(student.init, list):
         if student.layers is not None and student.layers > source_layers:
@@ -142,7 +147,7 @@ def build_student(source: CompressedModel, student: StudentConfig) -> nn.Module:
     or neurons before stay as they are.
     """
     config = student_config(source.config, student)
-    if student.init == "random" or _widths(config) != _widths(source.config):
+    if starts_afresh(source.config, student):
         return type(source.model)._from_config(config)  # type: ignore[attr-defined, no-any-return, unused-ignore]
     picked = initial_layers(student.init, int(source.config.num_hidden_layers), int(config.num_hidden_layers))
     module = copy.deepcopy(source.model)

@@ -70,6 +70,22 @@ def head_count(model: nn.Module, layer: nn.Module) -> int:
     return _outputs(layer_parts(model, layer).query) // head_size(model)
 
 
+def matched_heads(one: nn.Module, layer: int, other: nn.Module, its_layer: int) -> int:
+    """Return how many attention heads a layer of each of two models has, to be compared head by head.
+
+    Raises:
+        Incompatible: One has more than the other.
+    """
+    counts = [head_count(model, encoder_layers(model)[number]) for model, number in ((one, layer), (other, its_layer))]
+    if counts[0] != counts[1]:
+        raise Incompatible(
+            f"layer {layer} has {counts[0]} attention heads and layer {its_layer}, which it would be compared with head by "
+            f"head, {counts[1]}",
+            hint="cut heads after what compares them",
+        )
+    return counts[0]
+
+
 def neuron_count(model: nn.Module, layer: nn.Module) -> int:
     """Return how many feed-forward neurons a layer has now."""
     return _outputs(layer_parts(model, layer).ffn_in)
@@ -154,6 +170,19 @@ def shapes(model: nn.Module) -> list[dict[str, int]] | None:
     return None if all(shape == whole for shape in found) else found
 
 
+def cut(config: PretrainedConfig, layers: Sequence[Mapping[str, int]] | None) -> dict[str, int | None]:
+    """Return `Blueprint.cut` for the layers that `shapes` found: what differs from the config, None where layers do."""
+    if layers is None:
+        return {}
+    whole = {"heads": int(config.num_attention_heads), "neurons": int(getattr(config, ffn_size_name(config)))}
+    found = {part: {layer[part] for layer in layers} for part in whole}
+    return {
+        part: next(iter(numbers)) if len(numbers) == 1 else None
+        for part, numbers in found.items()
+        if numbers != {whole[part]}
+    }
+
+
 def reshape(model: nn.Module, wanted: Sequence[Mapping[str, int]]) -> nn.Module:
     """Cut a model built from its config to recorded shapes; its weights are loaded afterwards.
 
@@ -229,6 +258,7 @@ def _require_places(kept: Sequence[int], count: int, what: str) -> None:
 
 __all__ = [
     "LayerParts",
+    "cut",
     "encoder_linears",
     "head_count",
     "head_size",
@@ -237,6 +267,7 @@ __all__ = [
     "keep_neurons",
     "layer_parts",
     "layers_can_go",
+    "matched_heads",
     "neuron_count",
     "neurons_can_go",
     "reshape",

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import assets, commit, pretrained, store
+from compressor import assets, commit, pretrained, store, surgery
 from compressor.artifact import Blueprint, CompressedModel, Form
 from compressor.config import FineTune, TeacherConfig
 from compressor.errors import Incompatible, StoreError, TrainingError
@@ -85,6 +86,7 @@ def checkpoint_blueprint(
         raise Incompatible(f"{option}={checkpoint} is of type {model_config.model_type}, not a transformer encoder")
     for name, value in task.config_overrides().items():
         setattr(model_config, name, value)
+    shapes = record.get("layer_shapes")  # of a model of ours whose layers are not as its config says
     return Blueprint(
         form=Form.torch,
         config=model_config,
@@ -92,6 +94,8 @@ def checkpoint_blueprint(
         head=task.head,
         trainable=record.get("trainable", True),
         quantised=record.get("quantised", pretrained.is_quantised(model_config)),
+        cut=surgery.cut(model_config, shapes),
+        inner_multiple=math.gcd(*(shape["neurons"] for shape in shapes or [])),
     )
 
 

@@ -21,8 +21,8 @@ API = {
     "cubic", "draw_batches", "dropout_of", "embedding_tables", "embeddings", "encoder_layers", "encoder_linears",
     "family", "ffn_size_name", "fold_embeddings", "forward_inputs", "gate_gradients", "grad_flags_kept", "head_count",
     "head_size", "heads_can_go", "initial_layers", "input_moments", "keep_heads", "keep_neurons", "kl_to_teacher",
-    "layer_parts", "layers_can_go", "linears_outside", "narrow_weights", "neuron_count", "neurons_can_go",
-    "onnx_graph", "parameter_count", "pick_layers", "quantised_share", "refit_outputs", "relative_error",
+    "layer_parts", "layers_can_go", "linears_outside", "matched_heads", "narrow_weights", "neuron_count",
+    "neurons_can_go", "onnx_graph", "parameter_count", "pick_layers", "quantised_share", "refit_outputs", "relative_error",
     "replace_words", "reserved_positions", "settle_width", "smallest", "spread", "start_embeddings",
 }  # fmt: skip
 

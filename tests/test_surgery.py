@@ -12,6 +12,7 @@ from compressor.artifact import CompressedModel, Form, Head, parameter_count
 from compressor.errors import Incompatible
 from compressor.families import encoder_layers, pick_layers
 from compressor.surgery import (
+    cut,
     encoder_linears,
     head_count,
     head_size,
@@ -20,6 +21,7 @@ from compressor.surgery import (
     keep_neurons,
     layer_parts,
     layers_can_go,
+    matched_heads,
     neuron_count,
     neurons_can_go,
     reshape,
@@ -148,6 +150,24 @@ def test_layers_can_be_picked_after_surgery() -> None:
     pick_layers(model, [0, 2])
     assert shapes(model) == [{"heads": 4, "neurons": 64}, {"heads": 2, "neurons": 64}]
     assert torch.isfinite(logits(model)).all()
+
+
+def test_what_was_cut_is_told_where_it_is_not_as_the_config_says() -> None:
+    model = tiny_encoder("bert")
+    assert cut(model.config, shapes(model)) == {}
+    for layer in encoder_layers(model):
+        keep_heads(model, layer, [0, 1])
+    assert cut(model.config, shapes(model)) == {"heads": 2}
+    keep_neurons(model, encoder_layers(model)[0], range(8))
+    assert cut(model.config, shapes(model)) == {"heads": 2, "neurons": None}
+
+
+def test_heads_are_matched_by_count() -> None:
+    whole, model = tiny_encoder("bert"), tiny_encoder("bert")
+    keep_heads(model, encoder_layers(model)[1], [0, 3])
+    assert matched_heads(model, 0, whole, 2) == 4 and matched_heads(model, 1, model, 1) == 2
+    with pytest.raises(Incompatible, match="layer 1 has 2 attention heads and layer 2"):
+        matched_heads(model, 1, whole, 2)
 
 
 @pytest.mark.parametrize("family", CUT_HEADS)

@@ -177,6 +177,12 @@ def check_outline_tells_the_shape(method: Method, house: TinyHouse) -> None:
     assert link.result.form is result.form
     assert link.result.layers == result.blueprint.layers, "outline() and the result disagree on the layers"
     assert link.result.hidden_size == result.blueprint.hidden_size, "outline() and the result disagree on the width"
+    for part in ("heads", "neurons"):
+        told, found = getattr(link.result, part), getattr(result.blueprint, part)
+        assert told in (None, found), (
+            f"outline() tells {told} {part} a layer and the result has {found or 'differing numbers'}: "
+            f"see Blueprint.with_cut({part}=...)"
+        )
 
 
 # function

@@ -60,12 +60,14 @@ def narrow_weights(student: nn.Module, source: nn.Module, layers: Sequence[int],
 
     heads = int(source.config.num_attention_heads)  # type: ignore[union-attr, arg-type]
     if heads != int(student.config.num_attention_heads):  # type: ignore[union-attr, arg-type]
-        raise Incompatible("a projected student needs as many attention heads as its source", hint="a random start")
+        raise Incompatible(
+            "a projected student needs as many attention heads as its source", hint="student.init=random"
+        )
     if _width(student) >= _width(source):
         raise Incompatible(f"a width of {_width(student)} is not below the source's {_width(source)}")
     if shapes(source) is not None:
         raise Incompatible(
-            "the source lost heads or neurons, and only whole layers are projected", hint="a random start"
+            "the source lost heads or neurons, and only whole layers are projected", hint="student.init=random"
         )
     wide = copy.deepcopy(source).eval()
     pick_layers(wide, layers)

@@ -140,8 +140,14 @@ class Albert(CompressionMethod[AlbertConfig]):
 
     def __init__(self, config: AlbertConfig) -> None:
         super().__init__(config)
-        if not config.as_albert:
-            self.capabilities = replace(self.capabilities, ties_layers=True)
+        shared = {Share.all: {"heads", "neurons"}, Share.attention: {"heads"}, Share.ffn: {"neurons"}}[config.share]
+        lone = config.as_albert and config.groups == 1 and config.start is Start.first and config.start_layers is None
+        self.capabilities = replace(
+            self.capabilities,
+            ties_layers=not config.as_albert,
+            whole_layers=frozenset({"heads"} if config.as_albert else ()),
+            even_layers=frozenset(shared - ({"neurons"} if lone else set())),  # one ALBERT layer is like its first
+        )
 
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse a narrower student, groups that do not fit, and what ALBERT's config cannot hold."""
@@ -267,12 +273,6 @@ def tie_layers(model: nn.Module, share: Share, groups: int, origins: Sequence[Se
     for number, members in enumerate(grouped(len(layers), groups)):
         for path in _shared_paths(model, layers[members[0]], share):
             values = [layers[origin].get_parameter(path).detach() for origin in origins[number]]
-            if any(value.shape != values[0].shape for value in values):
-                sizes = ", ".join(str(tuple(value.shape)) for value in values)
-                raise Incompatible(
-                    f"layers {members} cannot share {path}: their shapes differ ({sizes})",
-                    hint="put the step that pruned them after 'albert'",
-                )
             shared.append((members, path, torch.stack(values).mean(dim=0)))
     for members, path, value in shared:
         parameter = nn.Parameter(value)

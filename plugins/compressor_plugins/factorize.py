@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import gcd
 from typing import TYPE_CHECKING, Any
 
 from compressor.api import (
@@ -65,7 +66,8 @@ class FactorizeConfig(MethodConfig):
     embeddings: bool = False  # factorise the word-embedding table too
     ratio: float | None = None  # share of a matrix's parameters that its two factors have together
     rank: int | None = None  # rank of every product
-    energy: float | None = None  # share of the squared singular values that a product keeps
+    energy: float | None = None  # share of the squared singular values that a product keeps, at least
+    multiple_of: int = 32  # with ratio and energy ranks are multiples of this (small ones of a half, a quarter ...)
     weighting: Weighting = Weighting.activations  # activations (of calibration texts), none
     damping: float = 0.01  # added to the diagonal of X X^T, as a share of its mean
     examples: int = 128  # training texts that calibrate
@@ -79,6 +81,11 @@ class FactorizeConfig(MethodConfig):
             value = getattr(self, name)
             _require(value is None or 0 < value < 1, name, value, "above 0 and below 1")
         _require(self.rank is None or self.rank >= 1, "rank", self.rank, "1 or more")
+        _require(self.multiple_of >= 1, "multiple_of", self.multiple_of, "1 or more")
+        unread = self.rank is not None and self.multiple_of != 32
+        _require(
+            not unread, "rank", f"{self.rank} multiple_of={self.multiple_of}", "a rank as it is, or one of the others"
+        )
         _require(self.damping > 0, "damping", self.damping, "above 0")
         _require(self.examples >= 1, "examples", self.examples, "1 or more")
         _require(self.embeddings or self.linears != Targets.none, "linears", "none", "something, or embeddings=true")
@@ -89,8 +96,24 @@ class FactorizeConfig(MethodConfig):
             return min(self.rank, len(values))
         if self.energy is not None:
             shares = values.square().cumsum(0) / values.square().sum()
-            return min(int((shares < self.energy).sum()) + 1, len(values))
-        return max(1, int((self.ratio or 0.5) * inputs * outputs / (inputs + outputs)))
+            least = int((shares < self.energy).sum()) + 1
+            unit = self._unit(least)
+            return min(-(-least // unit) * unit, len(values))
+        return self.rank_of(inputs, outputs)
+
+    def rank_of(self, inputs: int, outputs: int) -> int:
+        """Return the rank that `rank` or `ratio` gives a matrix, whatever its values: of a ratio the multiple below."""
+        if self.rank is not None:
+            return min(self.rank, inputs, outputs)
+        most = max(1, int((self.ratio or 0.5) * inputs * outputs / (inputs + outputs)))
+        return most - most % self._unit(most)
+
+    def _unit(self, rank: int) -> int:
+        """Return what ranks are multiples of: `multiple_of`, halved until it is no more than the rank."""
+        unit = self.multiple_of
+        while unit > rank:
+            unit //= 2
+        return unit
 
 
 def _require(ok: bool, option: str, value: object, allowed: str) -> None:
@@ -101,7 +124,8 @@ def _require(ok: bool, option: str, value: object, allowed: str) -> None:
 class Factorize(CompressionMethod[FactorizeConfig]):
     """Replace linears, and the embedding table if wanted, by products of two thin matrices (weighted SVD).
 
-    Trains nothing; `[factorize,distill]` recovers what the cut lost.
+    Trains nothing; `[factorize,distill]` recovers what the cut lost. Ranks are multiples of `multiple_of` where they are not
+    set outright, below the `ratio` or above the `energy`, so that methods that take a product's weights in groups can follow.
     """
 
     Config = FactorizeConfig
@@ -114,11 +138,13 @@ class Factorize(CompressionMethod[FactorizeConfig]):
     def __init__(self, config: FactorizeConfig) -> None:
         super().__init__(config)
         reads = config.weighting is Weighting.activations and config.linears is not Targets.none
-        self.capabilities = replace(type(self).capabilities, needs_calibration=reads)
+        # Products of products, where single values decide, may still get smaller.
+        again = config.linears is Targets.all and config.rank is None and not config.embeddings
+        self.capabilities = replace(type(self).capabilities, needs_calibration=reads, idempotent=not again)
 
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse a rank that saves nothing anywhere."""
-        width, inner = source.hidden_size, int(getattr(source.config, ffn_size_name(source.config)))
+        width, inner = _widths(source)
         shapes = {Targets.ffn: inner, Targets.attention: width, Targets.all: max(inner, width), Targets.none: 0}
         most = width * shapes[self.config.linears] / (width + shapes[self.config.linears])
         if self.config.rank is not None and not self.config.embeddings and self.config.rank >= most:
@@ -127,6 +153,16 @@ class Factorize(CompressionMethod[FactorizeConfig]):
                 allowed=f"below {most:.0f}",
                 hint=f"method.factorize.rank={max(1, int(most / 2))}",
             )
+
+    def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
+        """Tell what the ranks inside the layers are multiples of; small ones that only the work will tell may be of less."""
+        options, (width, inner), heads = self.config, _widths(source), source.attention_width
+        sizes = {Targets.ffn: [inner], Targets.attention: [heads], Targets.all: [inner, heads], Targets.none: []}
+        ranks = [options.rank_of(width, size) for size in sizes[options.linears]]
+        unknown = options.energy is not None or None in (source.heads, source.neurons)
+        if options.rank is None and unknown:
+            ranks = [options.multiple_of for _ in ranks]
+        return replace(super().outline(source, plan), inner_multiple=gcd(source.inner_multiple, *ranks))
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Factorise the embeddings, then layer after layer; keep as it is what would not get smaller."""
@@ -244,6 +280,11 @@ def factors(left: Tensor, values: Tensor, right: Tensor, root: Tensor | None, ra
     if root.dim() == 1:
         return up, down / root
     return up, torch.linalg.solve_triangular(root, down, upper=False, left=False)
+
+
+def _widths(source: Blueprint) -> tuple[int, int]:
+    """Return the width of the hidden states and of the feed-forward part, of the config where layers differ."""
+    return source.hidden_size, source.neurons or int(getattr(source.config, ffn_size_name(source.config)))
 
 
 def _product(old: Any, rank: int) -> nn.Sequential:

@@ -28,6 +28,9 @@ from compressor.api import (
     encoder_layers,
     family,
     forward_inputs,
+    head_count,
+    head_size,
+    matched_heads,
     narrow_weights,
     spread,
 )
@@ -121,19 +124,14 @@ class MiniLM(CompressionMethod[MiniLMConfig]):
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse heads, widths, layers and tokens whose relations cannot be compared."""
         student, options = self.outline(source, plan), self.config
-        heads, taught = int(student.config.num_attention_heads), int(plan.teacher.config.num_attention_heads)
-        widths = student.hidden_size, plan.teacher.hidden_size
-        fewer, layer = options.relation_heads, options.teacher_layer
+        heads, taught, layer = student.heads, plan.teacher.heads, options.teacher_layer
+        widths, fewer = (student.attention_width, plan.teacher.attention_width), options.relation_heads
         for bad, got, hint in (
             (
-                options.version is Version.v1 and heads != taught,
-                f"the student has {heads} attention heads and the teacher {taught}, and v1 compares head with head",
+                options.version is Version.v1 and options.distill_epochs and (heads is None or heads != taught),
+                f"the student's layers have {heads or 'differing numbers of'} attention heads and the teacher's "
+                f"{taught or 'differing numbers'}, and v1 compares head with head",
                 "method.minilm.version=v2",
-            ),
-            (
-                self._shape(source, plan).init != "random" and heads != int(source.config.num_attention_heads),
-                f"{heads} attention heads cannot start from the source's {source.config.num_attention_heads}",
-                "student.init=random",
             ),
             (
                 layer is not None and layer >= plan.teacher.layers,
@@ -146,7 +144,7 @@ class MiniLM(CompressionMethod[MiniLMConfig]):
                 f"method.minilm.relation_heads={relation_heads(*widths)}",
             ),
             (
-                options.assistant and widths[0] == widths[1],
+                options.assistant and student.hidden_size == plan.teacher.hidden_size,
                 "an assistant, as deep as the teacher and as wide as the student, would be the teacher itself",
                 "method.minilm.assistant=false, or a smaller student.hidden_size",
             ),
@@ -158,6 +156,7 @@ class MiniLM(CompressionMethod[MiniLMConfig]):
         ):
             if bad:
                 raise Incompatible(got, hint=hint)
+        plan.require_start(source, self._shape(source, plan))
         if options.distill_epochs and not plan.tokens_align(source):
             raise Incompatible("relations hold between tokens, and the vocabularies of teacher and student differ")
         if family(plan.teacher.config) not in _FAMILIES:
@@ -244,18 +243,19 @@ class Relations:
     def __init__(
         self, options: MiniLMConfig, teacher: nn.Module, student: nn.Module, assistant: nn.Module | None = None
     ) -> None:
-        config: Any = (teacher if assistant is None else assistant).config
-        mine: Any = student.config
-        depth = int(config.num_hidden_layers)
+        guide = teacher if assistant is None else assistant
+        mine, theirs = encoder_layers(student), encoder_layers(guide)
         self.v1 = options.version is Version.v1
         self.teacher, self.assistant = teacher, assistant
-        self.student_layer = int(mine.num_hidden_layers) - 1
-        self.layer = depth - 1 if self.v1 or assistant is not None else chosen_layer(depth, options.teacher_layer)
-        self.heads = (
-            int(mine.num_attention_heads)
-            if self.v1
-            else options.relation_heads or relation_heads(int(mine.hidden_size), int(config.hidden_size))
-        )
+        self.student_layer = len(mine) - 1
+        last = len(theirs) - 1
+        self.layer = last if self.v1 or assistant is not None else chosen_layer(last + 1, options.teacher_layer)
+        pair = (student, mine[-1]), (guide, theirs[self.layer])
+        widths = [head_count(model, layer) * head_size(model) for model, layer in pair]  # heads may have been cut
+        if self.v1:
+            self.heads = matched_heads(student, self.student_layer, guide, self.layer)
+        else:
+            self.heads = options.relation_heads or relation_heads(widths[0], widths[1])
         if assistant is not None and self.v1:
             assistant.set_attn_implementation("eager")  # type: ignore[operator]
 

@@ -153,8 +153,13 @@ class MobileBert(CompressionMethod[MobileBertConfig]):
                 f"{config.num_hidden_layers} student layers cannot learn from {plan.teacher.layers} teacher layers",
                 hint=hint,
             )
-        heads = int(plan.teacher.config.num_attention_heads)
-        if self.config.attention_weight and heads % config.num_attention_heads:
+        heads = plan.teacher.heads
+        if self.config.attention_weight and heads is None:
+            raise Incompatible(
+                "the teacher's layers differ in their numbers of attention heads, and each head learns from as many of them",
+                hint="method.mobilebert.attention_weight=0",
+            )
+        if self.config.attention_weight and heads and heads % config.num_attention_heads:
             raise Incompatible(
                 f"student.heads={config.num_attention_heads}: each head learns from the mean of as many of the {heads} heads "
                 "that the teacher has",
@@ -166,7 +171,7 @@ class MobileBert(CompressionMethod[MobileBertConfig]):
 
     def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
         """Predict a MobileBERT of the student's shape."""
-        return replace(source, config=self._student_config(source, plan), trainable=True)
+        return replace(source, config=self._student_config(source, plan), trainable=True, cut={}, inner_multiple=0)
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Build the student, transfer, train on the task, return it."""

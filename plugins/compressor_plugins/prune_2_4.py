@@ -69,6 +69,13 @@ class PruneTwoFour(CompressionMethod[PruneTwoFourConfig]):
             width = getattr(source.config, name)
             if width % GROUP:
                 raise Incompatible(f"prune_2_4: {name} is {width}", allowed=f"widths that {GROUP} divides")
+        if source.inner_multiple % GROUP:
+            raise Incompatible(
+                f"prune_2_4: a step before left widths inside the layers (ranks, neurons) that are multiples of "
+                f"{source.inner_multiple} only",
+                allowed=f"widths that {GROUP} divides",
+                hint=f"that step with multiples of {GROUP}",
+            )
         standard = PruneTwoFourConfig()
         for name in ("alpha", "hidden_weight"):
             if not self.config.recover and getattr(self.config, name) != getattr(standard, name):

@@ -116,6 +116,13 @@ class PruneBlockMovement(CompressionMethod[PruneBlockMovementConfig]):
                     hint=f"method.prune_block_movement.{name}=false",
                 )
 
+    def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
+        """Say what may go: the training decides how much of it, layer by layer."""
+        result = super().outline(source, plan)
+        if self.config.heads:
+            result = result.with_cut(heads=None)
+        return replace(result.with_cut(neurons=None), inner_multiple=1) if self.config.neurons else result
+
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Train weights and scores together, then cut what is masked."""
         if ctx.plan.train.keep_best:

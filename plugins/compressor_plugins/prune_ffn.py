@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import gcd
 from typing import TYPE_CHECKING
 
 from compressor.api import (
@@ -97,7 +98,7 @@ class PruneFfn(CompressionMethod[PruneFfnConfig]):
         why = neurons_can_go(source.config)
         if why is not None:
             raise Incompatible(f"method 'prune_ffn' does not take family {family(source.config)}: {why}")
-        width = _width(source.config)
+        width = source.neurons or _width(source.config)
         if self._kept_of(width) >= width:
             raise Incompatible(
                 f"method.prune_ffn.keep={self.config.keep} keeps all of {width} neurons a layer (in multiples of "
@@ -108,11 +109,13 @@ class PruneFfn(CompressionMethod[PruneFfnConfig]):
     def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
         """Give the narrower width, where one number tells it."""
         result = CompressionMethod.outline(self, source, plan)
-        if self.config.scope is not NeuronScope.per_layer:
-            return result
+        if source.neurons is None or self.config.scope is not NeuronScope.per_layer:
+            unit = gcd(source.inner_multiple, self.config.multiple_of, _width(source.config))
+            return replace(result.with_cut(neurons=None), inner_multiple=unit)
+        kept = self._kept_of(source.neurons)
         config = copy.deepcopy(source.config)
-        setattr(config, ffn_size_name(config), self._kept_of(_width(config)))
-        return replace(result, config=config)
+        setattr(config, ffn_size_name(config), kept)
+        return replace(result, config=config).with_cut(neurons=kept)
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Score the neurons, cut out the lowest, refit the output linears if asked."""

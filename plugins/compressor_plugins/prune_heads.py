@@ -92,13 +92,21 @@ class PruneHeads(CompressionMethod[PruneHeadsConfig]):
         why = heads_can_go(source.config)
         if why is not None:
             raise Incompatible(f"method 'prune_heads' does not take family {family(source.config)}: {why}")
-        heads = int(source.config.num_attention_heads)
+        heads = source.heads or int(source.config.num_attention_heads)
         most = heads if self.config.scope is HeadScope.per_layer else heads * source.layers
-        if round(self.config.keep * most) >= most:
+        if round(self.config.keep * most) >= most or heads == 1:
             raise Incompatible(
                 f"method.prune_heads.keep={self.config.keep} keeps all of {heads} heads a layer",
-                hint=f"method.prune_heads.keep={(heads - 1) / heads:.2f}",
+                allowed="every layer keeps at least one",
+                hint=f"method.prune_heads.keep={(heads - 1) / heads:.2f}" if heads > 1 else "leave 'prune_heads' out",
             )
+
+    def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
+        """Tell how many heads each layer keeps, where one number tells it."""
+        result = super().outline(source, plan)
+        if source.heads is None or self.config.scope is not HeadScope.per_layer:
+            return result.with_cut(heads=None)
+        return result.with_cut(heads=kept_of(source.heads, self.config.keep))
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Score the heads, cut out the lowest, refit the output linears if asked."""
@@ -163,13 +171,18 @@ def choose(scores: list[Tensor], keep: float, scope: HeadScope) -> list[list[int
     """
     ranked = [layer.argsort(descending=True, stable=True).tolist() for layer in scores]
     if scope is HeadScope.per_layer:
-        return [sorted(order[: max(1, round(keep * len(order)))]) for order in ranked]
+        return [sorted(order[: kept_of(len(order), keep)]) for order in ranked]
     kept = [[order[0]] for order in ranked]
     rest = [(-float(scores[i][head]), i, head) for i, order in enumerate(ranked) for head in order[1:]]
     wanted = round(keep * sum(len(layer) for layer in scores)) - len(kept)
     for _, i, head in sorted(rest)[: max(0, wanted)]:
         kept[i].append(head)
     return [sorted(heads) for heads in kept]
+
+
+def kept_of(heads: int, keep: float) -> int:
+    """Return how many of a layer's heads are the share to keep: one at least."""
+    return max(1, round(keep * heads))
 
 
 def _weights_of_heads(parts: Mapping[str, nn.Linear], width: int) -> Tensor:

@@ -123,12 +123,16 @@ class PruneStructured(CompressionMethod[PruneStructuredConfig]):
             )
 
     def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
-        """Tell the new widths."""
+        """Tell the new widths, and the heads where they do not fill the hidden width."""
         config = copy.deepcopy(source.config)
-        hidden, neurons, _ = self._shape(config)
+        hidden, neurons, heads = self._shape(config)
         _settle_hidden(config, hidden)
         setattr(config, ffn_size_name(config), neurons)
-        return replace(CompressionMethod.outline(self, source, plan), config=config)
+        result = replace(CompressionMethod.outline(self, source, plan), config=config)
+        return result.with_cut(
+            heads=None if source.heads is None else min(heads, source.heads),
+            neurons=None if source.neurons is None else min(neurons, source.neurons),
+        )
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Trace a copy, score its groups, remove the weakest members of each."""

@@ -66,6 +66,11 @@ class PruneVocab(CompressionMethod[PruneVocabConfig]):
     capabilities = Capabilities(tasks=frozenset({"classification", "regression", "token_classification"}))
     references = ("Abdaoui et al. 2020, arXiv:2010.05609", "Yang et al. 2022, TextPruner, arXiv:2203.15996")
 
+    def __init__(self, config: PruneVocabConfig) -> None:
+        super().__init__(config)
+        # With fewer tokens texts fall into other pieces, which are counted anew.
+        self.capabilities = replace(type(self).capabilities, idempotent=config.min_count == 1)
+
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse a tokenizer that has no rules to rewrite."""
         backend = getattr(source.tokenizer, "backend_tokenizer", None)

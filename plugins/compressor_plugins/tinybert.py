@@ -24,6 +24,7 @@ from compressor.api import (
     dropout_of,
     encoder_layers,
     family,
+    matched_heads,
     narrow_weights,
     replace_words,
     spread,
@@ -126,19 +127,15 @@ class TinyBert(CompressionMethod[TinyBertConfig]):
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse shapes, heads, tokens and tasks that the losses cannot compare."""
         result = self.outline(source, plan)
-        heads, taught = int(result.config.num_attention_heads), int(plan.teacher.config.num_attention_heads)
-        if self.config.attention_weight and heads != taught:
+        heads, taught = result.heads, plan.teacher.heads
+        if self.config.attention_weight and (heads is None or heads != taught):
             raise Incompatible(
-                f"the student has {heads} attention heads and the teacher {taught}: equation 7 compares head with head",
-                allowed=f"student.heads={taught}",
+                f"the student's layers have {heads or 'differing numbers of'} attention heads and the teacher's "
+                f"{taught or 'differing numbers'}: equation 7 compares head with head",
+                allowed="heads cut after 'tinybert'" if result.cut or not taught else f"student.heads={taught}",
                 hint="method.tinybert.attention_weight=0",
             )
-        shape = self._shape(source, plan)
-        if heads != int(source.config.num_attention_heads) and shape.init != "random":
-            raise Incompatible(
-                f"the student has {heads} attention heads, its source {source.config.num_attention_heads}: no projection fits",
-                hint="student.init=random",
-            )
+        plan.require_start(source, self._shape(source, plan))
         if self.config.imitates and result.layers > plan.teacher.layers:
             raise Incompatible(f"{result.layers} student layers do not map onto {plan.teacher.layers} of the teacher")
         if self.config.imitates and family(plan.teacher.config) not in _FAMILIES:
@@ -264,8 +261,9 @@ class Intermediate:
         self.teacher = teacher
         config: Any = student.config
         taught: Any = teacher.config
-        self.heads = int(taught.num_attention_heads)
         self.pairs = dict(enumerate(spread(int(taught.num_hidden_layers), int(config.num_hidden_layers))))
+        compared = self.pairs.items() if options.attention_weight else ()
+        self.heads = {mine: matched_heads(student, mine, teacher, theirs) for mine, theirs in compared}
         self.projection = nn.Linear(int(config.hidden_size), int(taught.hidden_size))
         nn.init.zeros_(self.projection.bias)
         if basis is not None and basis.shape == self.projection.weight.shape:
@@ -311,8 +309,8 @@ class Intermediate:
         for mine, theirs in self.pairs.items() if options.attention_weight else ():
             query, key, _ = step.student.qkv[mine]
             error = score_error(
-                attention_scores(query, key, self.heads),
-                attention_scores(*self._teacher_qk(theirs, step.teacher.hidden[theirs - 1]), self.heads),
+                attention_scores(query, key, self.heads[mine]),
+                attention_scores(*self._teacher_qk(theirs, step.teacher.hidden[theirs - 1]), self.heads[mine]),
                 mask,
                 options.relative,
             )

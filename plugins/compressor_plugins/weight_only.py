@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,6 @@ from compressor.api import (
     MissingExtra,
     Plan,
     encoder_linears,
-    ffn_size_name,
     linears_outside,
     quantised_share,
 )
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _FILE = "model.safetensors"
-_INNER = 1 / 6  # of a layer's linears read the feed-forward part, the others are as wide as the hidden states
 _SUFFIXES = ("packed", "scale", "zero_point")  # of an int4 weight's parts in the file
 
 
@@ -117,12 +116,15 @@ class Int4WeightOnly(CompressionMethod[Int4WeightOnlyConfig]):
         _require_torchao()
         size = self.config.group_size
         width = getattr(source.config, "true_hidden_size", source.hidden_size)  # MobileBERT's layers are thinner inside
-        inner = getattr(source.config, ffn_size_name(source.config), width)
-        fitting = (1 - _INNER) * (width % size == 0) + _INNER * (inner % size == 0)
-        if fitting < self.config.minimum_share:
-            allowed = [g for g in range(8, width + 1, 2) if width % g == 0 == inner % g]
+        attention = source.attention_width
+        inner = gcd(source.neurons or 0, source.inner_multiple)
+        inputs = [width] * 4 + [attention, inner]  # of a layer's six linears
+        if sum(i % size == 0 for i in inputs) / len(inputs) < self.config.minimum_share:
+            widths = dict.fromkeys(inputs)
+            allowed = [g for g in range(8, width + 1, 2) if not any(i % g for i in widths)]
             raise Incompatible(
-                f"method.int4_weight_only.group_size={size} does not divide the encoder's widths, {width} and {inner}",
+                f"method.int4_weight_only.group_size={size} does not divide the encoder's widths, "
+                f"{' and '.join(map(str, widths))}",
                 allowed=", ".join(map(str, allowed)) or "no size fits: take int8_weight_only",
             )
 

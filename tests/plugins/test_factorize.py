@@ -76,15 +76,25 @@ def test_ranks_follow_the_options() -> None:
     values = torch.tensor([4.0, 2.0, 1.0, 1.0]).double()  # squares 16, 4, 1, 1
     assert FactorizeConfig(rank=3).choose(values, 4, 8) == 3
     assert FactorizeConfig(rank=9).choose(values, 4, 8) == 4
-    assert [FactorizeConfig(energy=e).choose(values, 4, 8) for e in (0.5, 16 / 22, 0.73, 0.95, 0.999)] == [
-        1,
-        1,
-        2,
-        3,
-        4,
-    ]
-    assert FactorizeConfig(ratio=0.75).choose(values, 30, 60) == 15
-    assert FactorizeConfig().choose(values, 30, 60) == 10
+    energies = [FactorizeConfig(energy=e, multiple_of=1) for e in (0.5, 16 / 22, 0.73, 0.95, 0.999)]
+    assert [options.choose(values, 4, 8) for options in energies] == [1, 1, 2, 3, 4]
+    assert FactorizeConfig(ratio=0.75, multiple_of=1).choose(values, 30, 60) == 15
+    assert FactorizeConfig(multiple_of=1).choose(values, 30, 60) == 10
+
+
+def test_ranks_are_multiples_that_groups_fit_into() -> None:
+    values = torch.linspace(2, 0, 384).double()
+    assert FactorizeConfig(multiple_of=1).choose(values, 384, 1536) == 153
+    assert FactorizeConfig().choose(values, 384, 1536) == FactorizeConfig().choose(values, 1536, 384) == 128
+    assert FactorizeConfig(multiple_of=8).choose(values, 384, 1536) == 152
+    # Narrow matrices have ranks below a multiple: of a half, a quarter ... of it, and at least 1.
+    assert [FactorizeConfig(ratio=r).choose(values, 32, 64) for r in (0.9, 0.5, 0.1, 0.01)] == [16, 8, 2, 1]
+    # An energy is a floor, so its ranks go up.
+    least = FactorizeConfig(energy=0.9, multiple_of=1).choose(values, 384, 1536)
+    rank = FactorizeConfig(energy=0.9).choose(values, 384, 1536)
+    assert least % 32 and rank == 32 * (least // 32 + 1)
+    kept = values.square().cumsum(0) / values.square().sum()
+    assert kept[rank - 1] >= 0.9 > kept[least - 2]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +156,8 @@ def test_the_table_is_factorised_and_padding_stays_padding(tmp_path) -> None:
         ({"ratio": 0.0}, "ratio=0.0"),
         ({"energy": 1.0}, "energy=1.0"),
         ({"rank": 0}, "rank=0"),
+        ({"multiple_of": 0}, "multiple_of=0"),
+        ({"rank": 4, "multiple_of": 8}, "rank=4 multiple_of=8"),
         ({"ratio": 0.5, "rank": 4}, "ratio=0.5 with rank"),
         ({"damping": 0.0}, "damping=0.0"),
         ({"examples": 0}, "examples=0"),

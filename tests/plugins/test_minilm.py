@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from compressor.api import encoder_layers, keep_heads
 from compressor.config import StudentConfig, TaskConfig
 from compressor.errors import ConfigError, Incompatible
 from compressor.tasks import build_task
@@ -177,6 +179,38 @@ def test_version_1_is_the_attention_and_the_value_relation_of_the_last_layer(tmp
     assert terms["value"].item() == pytest.approx(over_texts(values[0], values[1], 4), rel=1e-4)
 
 
+def with_heads(model, heads):
+    """Return a copy of the model whose layers keep only these heads."""
+    cut = copy.deepcopy(model)
+    for layer in encoder_layers(cut):
+        keep_heads(cut, layer, heads)
+    return cut
+
+
+def test_relation_heads_follow_the_heads_that_the_student_still_has(tmp_path) -> None:
+    house = TinyHouse(tmp_path)
+    teacher = house.teacher.model
+    student = with_heads(teacher, [1, 2, 3])  # queries are 24 wide, the teacher's 32
+    loss = Relations(MiniLMConfig(), teacher, student)
+    assert loss.heads == relation_heads(24, 32) == 2
+    qkv, entering = [RNG.normal(size=(3, 6, 24)) for _ in range(3)], RNG.normal(size=(3, 6, 32))
+    mine = Outputs(logits=torch.zeros(3, 2), qkv={3: tuple(tensor(x) for x in qkv)})
+    terms = loss(inputs_of(house, mine, Outputs(hidden={2: tensor(entering)})))
+    layer = teacher.bert.encoder.layer[3].attention.self
+    for name, own in zip(("query", "key", "value"), qkv, strict=True):
+        linear = getattr(layer, name)
+        theirs = entering @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+        assert terms[name].item() == pytest.approx(over_texts(own, theirs, 2), rel=1e-3)
+
+
+def test_version_1_compares_heads_only_where_there_are_as_many(tmp_path) -> None:
+    teacher, options = TinyHouse(tmp_path).teacher.model, MiniLMConfig(version=Version.v1)
+    cut = with_heads(teacher, [0, 2])
+    with pytest.raises(Incompatible, match="has 2 attention heads and layer 3.* 4"):
+        Relations(options, teacher, cut)
+    assert Relations(options, cut, cut).heads == 2  # the config says 4
+
+
 def test_a_layer_that_is_the_teachers_own_has_no_loss(tmp_path) -> None:
     """From the first state to the loss: q, k and v by way of kept states are those that the teacher computes."""
     house = TinyHouse(tmp_path)
@@ -337,7 +371,7 @@ def test_options_out_of_range_are_named(options, told) -> None:
         ({"teacher_layer": 4}, {}, "the teacher has 4 layers"),
         ({"assistant": True}, {}, "would be the teacher itself"),
         ({"version": Version.v1}, {"heads": 2, "init": "random"}, "compares head with head"),
-        ({}, {"hidden_size": 16, "heads": 2}, "cannot start from the source's 4"),
+        ({}, {"hidden_size": 16, "heads": 2}, "cannot start from a source of 4"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_work(tmp_path, options, student, told) -> None:

@@ -379,6 +379,16 @@ def test_what_does_not_fit_is_refused_before_work(tmp_path, options, student, to
         TinyHouse(tmp_path).check([MobileBert(MobileBertConfig(**options))], StudentConfig(**student))
 
 
+def test_heads_of_a_pruned_teacher_are_counted(tmp_path) -> None:
+    house, method = TinyHouse(tmp_path), MobileBert(MobileBertConfig())
+    whole = house.teacher
+    for cut, told in (({"heads": 3}, "the 3 heads"), ({"heads": None}, "differ in their numbers")):
+        house.teacher = replace(whole, cut=cut)
+        with pytest.raises(Incompatible, match=told):
+            house.check([method], StudentConfig(layers=2))
+        house.check([MobileBert(MobileBertConfig(attention_weight=0.0))], StudentConfig(layers=2))
+
+
 def test_heads_that_do_not_match_work_without_attention_transfer(tmp_path) -> None:
     options = MobileBertConfig(bottleneck_size=12, attention_weight=0.0, transfer_epochs=1)
     house = TinyHouse(tmp_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from compressor.api import encoder_layers, keep_heads
 from compressor.config import StudentConfig, TaskConfig
 from compressor.errors import ConfigError, Incompatible
 from compressor.students import student_config
@@ -21,6 +23,7 @@ from compressor.training.signals import LossInputs, Outputs
 from compressor.workbench import Workbench
 from compressor_plugins.distill import Distill, DistillConfig
 from compressor_plugins.tinybert import (
+    Intermediate,
     TinyBert,
     TinyBertConfig,
     attention_scores,
@@ -356,6 +359,19 @@ def test_options_out_of_range_are_named(options) -> None:
 def test_shapes_that_cannot_be_compared_are_refused_before_work(tmp_path, student, options, told) -> None:
     with pytest.raises(Incompatible, match=told):
         TinyHouse(tmp_path).check([TinyBert(TinyBertConfig(**options))], student)
+
+
+def test_heads_are_counted_and_not_cut_anew(tmp_path) -> None:
+    """Of a student that keeps two heads of 8 dimensions, no four heads of 4 may be made."""
+    teacher = TinyHouse(tmp_path).teacher.model
+    student = copy.deepcopy(teacher)
+    for layer in encoder_layers(student):
+        keep_heads(student, layer, [0, 3])
+    with pytest.raises(Incompatible, match="has 2 attention heads and layer 0.* 4"):
+        Intermediate(TinyBertConfig(), teacher, student, None)
+    Intermediate(TinyBertConfig(attention_weight=0.0), teacher, student, None)
+    own = Intermediate(TinyBertConfig(), student, student, None)
+    assert set(own.heads.values()) == {2} and own.pairs == {0: 0, 1: 1, 2: 2, 3: 3}
 
 
 def test_other_heads_without_the_attention_loss(tmp_path) -> None:

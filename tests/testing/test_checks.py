@@ -8,7 +8,7 @@ import itertools
 import pytest
 import torch
 
-from compressor.api import Capabilities, CompressionMethod, MethodConfig
+from compressor.api import Capabilities, CompressionMethod, MethodConfig, encoder_layers, keep_heads
 from compressor.testing import bound_checks
 
 _ticks = itertools.count(1)  # stands for a clock: no two runs see the same value
@@ -127,6 +127,16 @@ class ForgetsItsCount(Train):
         return {"hard": self.steps * inputs.task.hard_loss(inputs.logits, inputs.batch)}
 
 
+class HidesItsCut(Halve):
+    """Removes heads and does not say so in its outline."""
+
+    def compress(self, source, ctx):
+        model = self.halved(source)
+        for layer in encoder_layers(model):
+            keep_heads(model, layer, [0, 1])
+        return source.evolve(model=model)
+
+
 BROKEN = [
     (ChangesItsSource, "leaves_source_and_teacher_alone"),
     (ReadsTheClock, "same_seed_same_result"),
@@ -138,6 +148,7 @@ BROKEN = [
     (ChangesNothing, "gets_smaller_or_sparser"),
     (SpoilsLogits, "logits_keep_shape_and_labels"),
     (NamesNothing, "names_its_source"),
+    (HidesItsCut, "outline_tells_the_shape"),
 ]
 
 

@@ -7,7 +7,9 @@ import torch
 
 from compressor.config import StudentConfig
 from compressor.errors import Incompatible
+from compressor.families import encoder_layers
 from compressor.students import student_config
+from compressor.surgery import keep_neurons
 from compressor.testing.house import TinyHouse
 from compressor.testing.tiny import tiny_bert
 from compressor.training.narrowing import best_product, directions, narrow_weights
@@ -61,4 +63,12 @@ def test_what_cannot_be_projected_is_refused(tmp_path, width, heads, told) -> No
     wide = tiny_bert(layers=2)
     student = type(wide)(student_config(wide.config, StudentConfig(layers=1, hidden_size=width, heads=heads)))
     with pytest.raises(Incompatible, match=told):
+        narrow_weights(student, wide, [1], [])
+
+
+def test_layers_that_lost_neurons_are_refused_and_the_way_out_is_an_option() -> None:
+    wide = tiny_bert(layers=2)
+    student = type(wide)(student_config(wide.config, StudentConfig(layers=1, hidden_size=16)))
+    keep_neurons(wide, encoder_layers(wide)[0], range(8))
+    with pytest.raises(Incompatible, match="student.init=random"):
         narrow_weights(student, wide, [1], [])
