@@ -67,7 +67,8 @@ class Imitation:
 def relative_error(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     """Return the mean squared error of N states of D dimensions over the variance of the teacher's.
 
-    Layers of small and of large scale weigh alike; 1 means "no better than the teacher's mean state".
+    The variance is taken over the N states with N - 1 and averaged over D. Layers of small and of large scale weigh alike; 1
+    means "no better than the teacher's mean state" (which itself scores (N - 1) / N).
     """
     from torch.nn.functional import mse_loss
 

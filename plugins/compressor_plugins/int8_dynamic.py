@@ -1,8 +1,10 @@
 """Dynamic int8 in ONNX Runtime: weights quantised once, activations at each call.
 
-Weights are stored as int8 with one scale a column; activations get one scale a tensor, found at run time (Jacob et al. 2018,
-arXiv:1712.05877, section 2.1, without its quantisation-aware training). What was quantised is counted, not assumed: the
-quantiser passes by products whose weight sits behind a Transpose, as shared weights do in an export, so these are folded first.
+A weight is stored as rint(w / s) with s = max|w_c| / 127 for each column c, an output of the linear (where products of 8 bits
+saturate, 127 is 64, see `weight_levels`). An input tensor gets a scale (max - min) / 255 and a zero point rint(-min / scale) at
+each call, its range widened to hold 0 (Jacob et al. 2018, arXiv:1712.05877, section 2.1, without its training); the texts
+of a batch are one tensor and share them. What was quantised is counted, not assumed: the quantiser passes by products whose
+weight sits behind a Transpose, as shared weights do in an export, so these are folded first.
 """
 
 from __future__ import annotations

@@ -1,9 +1,22 @@
 """Static int8 in OpenVINO: ranges found on calibration text by NNCF, integer products at run time.
 
-NNCF puts a FakeQuantize on both inputs of each product (Jacob et al. 2018, arXiv:1712.05877, equation 12), moves outlying
-columns of the activations into the weights (SmoothQuant, Xiao et al. 2023, arXiv:2211.10438, equation 4) and corrects the
-biases for the mean error; the pattern of transformers keeps LayerNorm, softmax and GELU in float32. Weights and tables are
-stored as int8. What was quantised is counted in the graph, not assumed.
+NNCF puts a FakeQuantize on both inputs of each product (Jacob et al. 2018, arXiv:1712.05877, equation 12); the pattern of
+transformers keeps LayerNorm, softmax and GELU in float32. Weights and tables are stored as int8. What was quantised is counted
+in the graph, not assumed. What NNCF computes, and where it leaves the papers:
+
+- A weight becomes rint(w / s) with s = max|w_c| / 127 for each output c of its linear, max|w_c| counting as no less than a
+  hundredth of the matrix's largest entry or 8e-5. Where products of 8 bits saturate (`weight_levels`), 127 is 63.5.
+- An activation has one range, [mean of the texts' minima, mean of the texts' maxima], and what lies beyond is clipped; Jacob et
+  al. average batches while they train. One end then moves out until 0 is a step. In `performance`, and for the factors of
+  attention's products in both presets, the range is [-128/127 m, m] with m the mean of the texts' largest sizes. Where nothing
+  is negative, as after a softmax, it starts at 0.
+- SmoothQuant (Xiao et al. 2023, arXiv:2211.10438) divides column j of a linear's inputs by s_j = max|X_j|^a / max|W_j|^(1-a)
+  (equation 4; maxima over all texts) and multiplies the weights by it. Here s is clipped to its 10 % quantile below and 100
+  above; linears that read one tensor take the s of the one with the largest min(s) / max(s), where the authors' code takes
+  max|W_j| over all of them; and the division stays a product of its own, which the paper folds into the LayerNorm before.
+- A bias becomes b + x (W - W_q), with W_q the rounded weights and x the mean input, each text weighing alike (Nagel et al.
+  2019, arXiv:1906.04721, section 4.2, with the mean of calibration texts), unless an entry of b is 0 or would move by twice
+  its size.
 """
 
 from __future__ import annotations
@@ -38,8 +51,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# What may stand between a product and its inputs: changes of shape, and the arithmetic that unpacks a stored weight.
+# What may stand between a product and its inputs: changes of shape, the choice of the first token (a pooler's input is rounded
+# before it), and the arithmetic that unpacks a stored weight.
 _SHAPING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
+_PICKING = "Gather"
 _UNPACKING = ("Convert", "Multiply", "Subtract")
 
 
@@ -77,6 +92,7 @@ class Int8Static(CompressionMethod[Int8StaticConfig]):
     references = (
         "Jacob et al. 2018, arXiv:1712.05877, equation 12",
         "Xiao et al. 2023, arXiv:2211.10438, equation 4",
+        "Nagel et al. 2019, arXiv:1906.04721, section 4.2 (biases)",
         "Kozlov et al. 2020, arXiv:2002.08679 (NNCF)",
     )
 
@@ -163,13 +179,16 @@ def linears(model: Any) -> dict[str, bool]:
 
 def _source(node: Any) -> str:
     """Return what an input comes from: `Constant` with its type, `FakeQuantize`, or another operation."""
-    unpacked = False
-    while node.get_type_name() in (*_SHAPING, *_UNPACKING):
+    unpacked = picked = False
+    while node.get_type_name() in (*_SHAPING, *_UNPACKING, _PICKING):
         unpacked = unpacked or node.get_type_name() in _UNPACKING
+        picked = picked or node.get_type_name() == _PICKING
         node = node.input_value(0).get_node()
     kind = str(node.get_type_name())
     if kind == "Constant":
-        return f"Constant {node.get_element_type().get_type_name()}"
+        return (
+            _PICKING if picked else f"Constant {node.get_element_type().get_type_name()}"
+        )  # rows of a table are no weight
     return "arithmetic" if unpacked else kind
 
 

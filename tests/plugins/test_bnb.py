@@ -224,6 +224,24 @@ def test_an_export_is_refused_in_the_exporters_words(house, tmp_path, method) ->
         export_onnx(result.model, result.tokenizer, tmp_path / "onnx")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@by_class
+def test_cuda_computes_what_the_cpu_does(house, tmp_path, method) -> None:
+    result = wide(house).compress([method])
+    store.save(result, tmp_path / "saved")
+    inputs = house.batch(result).inputs
+    with torch.inference_mode():
+        expected = result.model(**inputs).logits
+        model = store.load(tmp_path / "saved").model.cuda()
+        found = model(**{name: values.cuda() for name, values in inputs.items()}).logits
+        original = house.teacher.model(**inputs).logits
+    assert found.device.type == "cuda"
+    assert (expected - original).abs().max() > 0
+    torch.testing.assert_close(
+        found.float().cpu(), expected, rtol=0, atol=0.5 * float((expected - original).abs().max())
+    )
+
+
 @by_class
 def test_a_missing_library_is_named_with_its_extra_before_work(house, monkeypatch, method) -> None:
     import importlib.util

@@ -50,7 +50,7 @@ def test_every_linear_is_counted_and_the_tables_shrink_too(tmp_path: Path, optio
     house = larger(TinyHouse(tmp_path))
     result = house.compress([Int8Static(options)])
     notes = result.lineage[0].notes
-    assert notes["linears_eligible"] == 2 * 6 + 2 and notes["linears_quantised"] > 12
+    assert notes["linears_eligible"] == notes["linears_quantised"] == 2 * 6 + 2 and notes["skipped"] == []
     assert (notes["calibration_examples"], notes["calibration_seed"]) == (4, 0)
     assert (result.folder / "model.bin").stat().st_size < 0.28 * notes["fp32_bytes"]
     model = openvino.Core().read_model(result.folder / "model.xml")
@@ -75,6 +75,16 @@ def test_a_float_linear_is_not_counted(tmp_path: Path) -> None:
     path = export_onnx(tiny_bert(layers=1), tiny_tokenizer(), tmp_path)
     found = int8_static.linears(openvino.Core().read_model(path))
     assert len(found) == 6 + 2 and not any(found.values())
+
+
+def test_the_rows_of_a_table_are_inputs_and_its_product_counts() -> None:
+    import openvino.opset13 as ops
+    from openvino import Model, Type
+
+    ids = ops.parameter([2], Type.i64, name="ids")
+    table, weight = (ops.constant(np.ones(shape, np.float32)) for shape in ((5, 4), (4, 3)))
+    product = ops.matmul(ops.gather(table, ids, ops.constant(0)), weight, False, False, name="product")
+    assert int8_static.linears(Model([product], [ids])) == {"product": False}
 
 
 def test_cut_layers_are_quantised_as_they_are(tmp_path: Path) -> None:

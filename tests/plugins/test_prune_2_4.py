@@ -80,6 +80,27 @@ def test_a_run_that_was_killed_goes_on_with_the_same_places() -> None:
         assert torch.equal(linear.weight == 0, encoder_linears(other)[name].weight == 0)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="sparse tensor cores are CUDA's")
+@pytest.mark.filterwarnings(
+    "ignore:The PyTorch API of SparseSemiStructuredTensor:UserWarning"
+)  # it is in beta, torch says
+def test_cuda_reads_the_pattern_and_the_product_is_the_dense_one(tmp_path) -> None:
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("sparse tensor cores came with Ampere (8.0)")
+    house = TinyHouse(tmp_path)
+    module = tiny_bert(layers=1, hidden=128, **house.task.config_overrides()).eval()
+    house.teacher = replace(house.teacher, module=module, config=module.config)
+    result = house.compress([PruneTwoFour(PruneTwoFourConfig(recover=False))])
+    inputs = torch.randn(128, 128, generator=torch.Generator().manual_seed(0)).to("cuda", torch.float16)
+    linear = encoder_linears(result.model)["bert.encoder.layer.0.attention.self.query"].to("cuda", torch.float16)
+    packed = torch.sparse.to_sparse_semi_structured(linear.weight.detach())
+    torch.testing.assert_close(packed.to_dense(), linear.weight.detach())  # 2:4 holds everywhere, so nothing is lost
+    sparse = torch.nn.functional.linear(inputs, packed)
+    dense = inputs.float() @ linear.weight.detach().float().T
+    assert dense.abs().max() > 0.1
+    torch.testing.assert_close(sparse.float(), dense, rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize("field", ["hidden_size", "intermediate_size"])
 def test_widths_that_four_does_not_divide_are_named(tmp_path, field) -> None:
     house = TinyHouse(tmp_path)

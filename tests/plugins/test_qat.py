@@ -179,12 +179,27 @@ def test_integer_kernels_give_the_outputs_of_the_model_that_was_trained(tmp_path
     assert operations.count("MatMulIntegerToFloat") == 12
 
 
-def test_bytes_are_at_most_35_percent(tmp_path: Path) -> None:
+def test_bytes_are_at_most_35_percent_or_a_warning_says_so(tmp_path: Path, caplog) -> None:
     house = TinyHouse(tmp_path, layers=2)
     module = tiny_bert(layers=2, hidden=192, vocabulary=2000).eval()
-    house.teacher = replace(house.teacher, module=module, config=module.config)
+    small, house.teacher = house.teacher, replace(house.teacher, module=module, config=module.config)
     notes = house.compress([Qat(QatConfig())]).lineage[0].notes
     assert notes["int8_bytes"] < 0.35 * notes["fp32_bytes"]
+    assert "float32 file" not in caplog.text
+    house.teacher = small
+    notes = house.compress([Qat(QatConfig())]).lineage[0].notes
+    assert notes["int8_bytes"] > 0.35 * notes["fp32_bytes"]  # 32 dimensions: the graph is most of the file
+    share = 100 * notes["int8_bytes"] / notes["fp32_bytes"]
+    assert f"the int8 file has {notes['int8_bytes']:,} bytes, {share:.0f}% of the float32 file's" in caplog.text
+
+
+def test_logits_beyond_the_tolerance_are_refused_and_the_default_is_tight(tmp_path: Path, monkeypatch) -> None:
+    found = {"largest_linear_error": 0.0, "logit_error": 0.11}
+    monkeypatch.setattr(qat, "compare", lambda *args: found)
+    house = TinyHouse(tmp_path, layers=2)
+    with pytest.raises(Incompatible, match=r"differs from the trained model.*'logit_error': 0.11"):
+        house.compress([Qat(QatConfig())])
+    assert house.compress([Qat(QatConfig(tolerance=0.12))]).lineage[0].notes["logit_error"] == 0.11
 
 
 def test_a_file_that_computes_something_else_is_refused(tmp_path: Path, monkeypatch) -> None:
