@@ -13,10 +13,16 @@ from compressor.compare import load_runs  # noqa: E402
 
 
 def test_every_kept_result_is_whole_and_of_a_recipe() -> None:
-    runs = load_runs([gallery_page.KEPT], verify=True)
+    runs = load_runs([gallery_page.KEPT, gallery_page.SEEDS], verify=True)
     assert not runs.rejected
     assert set(gallery_page.seeds_of(runs)) <= set(gallery_page.recipes())
     assert all(any(o.startswith("experiment=") for o in run.overrides) for run in runs.runs)
+
+
+def test_the_table_is_of_one_seed_and_times_every_row() -> None:
+    runs = load_runs([gallery_page.KEPT])
+    assert {seed for found in gallery_page.seeds_of(runs).values() for seed in found} == {0}
+    assert all(run.result.candidates[1].latency for run in runs.runs)
 
 
 def test_page_and_readme_are_what_the_script_makes() -> None:
