@@ -47,9 +47,9 @@ class QatConfig(MethodConfig):
     alpha: float = 0.0  # weight of the labels beside the teacher's predictions; the paper has labels alone (1)
     temperature: float = 2.0  # softens the predictions that are compared; classes only
     hidden_weight: float = 1.0  # weight of the teacher's hidden states in the loss; 0 leaves them out
-    # Root mean square difference of the logits from the trained model's, over their spread. A 12-layer teacher shows 0.005, and
-    # eight layers with one column far above the others stay below 0.1; a file beyond it computes something else.
-    tolerance: float = 0.1
+    tolerance: float = (
+        0.1  # rms difference of the logits from the trained model's, over their spread; 12 layers show 0.005
+    )
     minimum_share: float = 0.9  # of the encoder's linears; below it the result is refused
 
     def __post_init__(self) -> None:
@@ -80,8 +80,7 @@ class Qat(CompressionMethod[QatConfig]):
     outputs of the linears; here they stay float, as the kernels give them. LayerNorm, softmax, GELU, the products of
     attention, the pooler and the head stay float32.
 
-    Tables are stored as integers too, so the file has about a quarter of the bytes of the float32 export. One of more than 35 %
-    gets a warning: the graph, and what stays float32, outweigh the weights of a very small model.
+    Tables are stored as integers too: the file has about a quarter of the float32 export's bytes. Above 35 % a warning says so.
     """
 
     Config = QatConfig
@@ -137,9 +136,9 @@ class Qat(CompressionMethod[QatConfig]):
         ctx.logger.info("%d of %d encoder linears are int8", counts["linears_quantised"], counts["linears_eligible"])
         before, after = exported.stat().st_size, (folder / "model.onnx").stat().st_size
         if after > _MOST_BYTES * before:
+            share = f"{after:,} bytes, {after / before:.0%} of the float32 file's {before:,} (expected: {_MOST_BYTES:.0%} or less)"
             ctx.logger.warning(
-                f"the int8 file has {after:,} bytes, {after / before:.0%} of the float32 file's {before:,} (expected: "
-                f"{_MOST_BYTES:.0%} or less): the graph and what stays float32 outweigh the weights of so small a model"
+                f"the int8 file has {share}: the graph and what stays float32 outweigh a very small model"
             )
         notes = {
             **result.summary(),
