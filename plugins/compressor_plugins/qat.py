@@ -47,9 +47,7 @@ class QatConfig(MethodConfig):
     alpha: float = 0.0  # weight of the labels beside the teacher's predictions; the paper has labels alone (1)
     temperature: float = 2.0  # softens the predictions that are compared; classes only
     hidden_weight: float = 1.0  # weight of the teacher's hidden states in the loss; 0 leaves them out
-    tolerance: float = (
-        0.1  # rms difference of the logits from the trained model's, over their spread; 12 layers show 0.005
-    )
+    tolerance: float = 0.1  # rms difference of the logits from the trained model's, over their spread; seen: 0.005
     minimum_share: float = 0.9  # of the encoder's linears; below it the result is refused
 
     def __post_init__(self) -> None:
@@ -136,9 +134,9 @@ class Qat(CompressionMethod[QatConfig]):
         ctx.logger.info("%d of %d encoder linears are int8", counts["linears_quantised"], counts["linears_eligible"])
         before, after = exported.stat().st_size, (folder / "model.onnx").stat().st_size
         if after > _MOST_BYTES * before:
-            share = f"{after:,} bytes, {after / before:.0%} of the float32 file's {before:,} (expected: {_MOST_BYTES:.0%} or less)"
             ctx.logger.warning(
-                f"the int8 file has {share}: the graph and what stays float32 outweigh a very small model"
+                f"the int8 file has {after / before:.0%} of the float32 file's {before:,} bytes (expected: {_MOST_BYTES:.0%} or "
+                "less): the graph and what stays float32 outweigh a very small model"
             )
         notes = {
             **result.summary(),
