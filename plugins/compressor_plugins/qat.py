@@ -134,7 +134,7 @@ class Qat(CompressionMethod[QatConfig]):
         ctx.logger.info("%d of %d encoder linears are int8", counts["linears_quantised"], counts["linears_eligible"])
         before, after = exported.stat().st_size, (folder / "model.onnx").stat().st_size
         if after > _MOST_BYTES * before:
-            ctx.logger.warning(f"the int8 file has {after:,} bytes, {after / before:.0%} of the float32 file's: mostly graph")
+            ctx.logger.warning(f"the int8 file has {after:,} bytes, {after / before:.0%} of the float32 file's")
         notes = {
             **result.summary(),
             **counts,
