@@ -37,9 +37,8 @@ def main() -> None:
             ConfigError("a multirun under torchrun: its helpers would end with the first cell", hint="leave -m out")
         )
         raise SystemExit(ConfigError.exit_code)
-    arguments = [
-        a for a in arguments if not a.startswith("_wandb=")
-    ]  # what W&B's agent adds to a resumed run, for itself
+    # W&B's agent adds this to a resumed run, for itself.
+    arguments = [a for a in arguments if not a.startswith("_wandb=")]
     flags = [a for a in arguments if a in ("-m", "--multirun")]
     arguments = [*flags, *(a for a in arguments if a not in flags)]
     sys.argv[1:] = arguments  # Hydra's parser takes no flag between overrides
@@ -101,9 +100,8 @@ class Session:
     """What Hydra calls for each run: it may be copied to another process, and nothing that is set there comes back."""
 
     def __init__(self) -> None:
-        self.error: CompressorError | None = (
-            None  # of a single run: through Hydra it would come with lines of Hydra's own
-        )
+        # Of a single run: through Hydra it would come with lines of Hydra's own.
+        self.error: CompressorError | None = None
 
     def run(self, cfg: Any) -> float | None:
         """Run once, or one cell; return the objective, the result's first metric on test."""
@@ -154,7 +152,7 @@ def _cell(
         return Composed(config=config, values=compose.to_plain(cfg), limits=compose.cell_limits(cfg))
 
     screen.rule(f"cell {number}: {' '.join(overrides)}")
-    outcome = run_cell(Cell(number=number, overrides=overrides, folder=folder), composed, methods, screen)
+    outcome = run_cell(Cell(overrides=overrides, folder=folder), composed, methods, screen)
     entry = ledger.Entry(number=number, folder=folder, status=outcome.result.status, code=outcome.code)
     ledger.write(folder.parent, os.environ.get(ledger.TOKEN, "unnamed"), entry)
     return objective(outcome.result)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from compressor.config import RunConfig
 from compressor.errors import ConfigError
@@ -55,6 +57,11 @@ def set_up(config: RunConfig) -> Machine:
 def is_main_process() -> bool:
     """Tell whether this is the process that writes and reports; torchrun sets RANK for the others."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def module_paths() -> str:
+    """Return a PYTHONPATH with which another process finds every module that this one finds."""
+    return os.pathsep.join(dict.fromkeys(str(Path(path or ".").resolve()) for path in sys.path))
 
 
 def native_bf16(device: str) -> bool:

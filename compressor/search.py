@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL: Final = "search.journal"
+_TARGET: Final = "hydra_plugins.compressor.Search"  # Hydra takes sweepers from this namespace alone
 _LOSS: Final = "loss of the teacher's metric beyond search.within"
 _PARAMETERS: Final = "command line"
 _LOG: Final = logging.getLogger("compressor")
@@ -50,7 +51,7 @@ class Objective(StrEnum):
 class SearchConfig:
     """Options of the search, under `hydra.sweeper`."""
 
-    _target_: str = "compressor.search.Search"
+    _target_: str = _TARGET
     trials: int = 30  # in all; a search that is run again in its folder goes on until there are so many
     batch: int = 1  # trials at a time; above 1 only with a launcher that runs cells side by side
     objectives: list[str] = field(default_factory=lambda: ["accuracy", "latency", "bytes"])
@@ -62,6 +63,7 @@ class SearchConfig:
 def register() -> None:
     """Tell Hydra of the sweeper, in this process: no file of ours has to lie in a namespace of Hydra's."""
     Plugins.instance().register(Search)
+    Plugins.instance().class_name_to_class[_TARGET] = Search
     ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=SearchConfig, provider="compressor")
 
 

@@ -20,6 +20,7 @@ from compressor.commit import MANIFEST, sha256_file
 from compressor.compare.runs import Run, load_runs
 from compressor.config import TrackingConfig
 from compressor.errors import CompressorError, MissingExtra, StoreError
+from compressor.machine import module_paths
 from compressor.report.html import PAGE
 from compressor.report.markdown import to_markdown
 from compressor.results import CandidateResult, RunResult
@@ -47,8 +48,7 @@ def start(folder: Path, wanted: TrackingConfig) -> str:
     command = [sys.executable, "-P", "-m", "compressor.tracking", str(folder), "--project", wanted.project]
     command += ["--mode", wanted.mode, *(["--entity", wanted.entity] if wanted.entity else [])]
     command += ["--models"] if wanted.models else []
-    paths = [str(Path(path).resolve()) if path else str(Path.cwd()) for path in sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "WANDB_SILENT": "true"}
+    environment = {**os.environ, "PYTHONPATH": module_paths(), "WANDB_SILENT": "true"}
     again = f"the run folder is whole; again: python -m compressor.tracking {folder}"
     try:
         ended = subprocess.run(
@@ -114,6 +114,17 @@ def mirror(run: Run, wanted: TrackingConfig, *, directory: Path | None = None) -
     if mode == "online":
         return str(session.url)
     return f"written offline; to send it: wandb sync {Path(session.dir).parent}"
+
+
+def _mirrored(run: Run, wanted: TrackingConfig, directory: Path | None) -> str:
+    """Mirror, with what W&B raises as an error of ours."""
+    require(wanted)
+    import wandb
+
+    try:
+        return mirror(run, wanted, directory=directory)
+    except wandb.errors.Error as error:
+        raise StoreError(f"W&B took no copy of {run.folder}: {error}", hint="--mode offline") from error
 
 
 def identity(run: Run) -> str:
@@ -208,15 +219,15 @@ def _flat(prefix: str, values: object) -> Iterator[tuple[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Mirror run folders, wherever they were made; the exit code is that of the first that could not be."""
     options = _parser().parse_args(arguments)
-    wanted = TrackingConfig(
-        kind="wandb", project=options.project, entity=options.entity, mode=options.mode, models=options.models
-    )
     try:
+        wanted = TrackingConfig(
+            kind="wandb", project=options.project, entity=options.entity, mode=options.mode, models=options.models
+        )
         runs = load_runs(options.folders, verify=True)
         for rejected in runs.rejected:
             print(f"left out: {rejected.folder}: {rejected.reason}", file=sys.stderr)
         for run in runs.runs:
-            print(mirror(run, wanted, directory=options.dir))
+            print(_mirrored(run, wanted, options.dir))
     except CompressorError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

@@ -29,6 +29,8 @@ def require_read(overrides: Sequence[str], config: RunConfig, registry: Registry
         "task.unlabelled": (any(w.signals or w.needs_unlabelled_text for w in wants), _names(registry, "signals")),
         "task.subset": (config.task.source == "hub", "task.source=hub"),
         "task.revision": (config.task.source == "hub", "task.source=hub"),
+        "cell.": (False, "a multirun: -m"),
+        "tracking.": ({"tracking=wandb", "tracking.kind=wandb"} & set(overrides), "tracking=wandb"),
         "bench.throughput_batch": (config.bench.throughput, "bench.throughput=true"),
         "teacher.revision": (not packaged, "a Hub id as teacher.checkpoint"),
         **{f"method.{m}.": (m in names, f"a chain or baseline with {m}") for m in registry.methods},

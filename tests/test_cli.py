@@ -278,6 +278,8 @@ BAD = [
     (("method=distill", "student.layers=2", "method.distill.layer_map=[0]"), 3, "has 1 entries"),
     (("method=distill", "student.layers=2", "method.distill.layer_map=[0,7]"), 3, "no layer 7"),
     (("method=distill", "student.layers=2", "method.distill.temperature=0"), 2, "temperature=0"),
+    (("method=drop_layers", "student.layers=2", "cell.timeout_s=9"), 2, "a multirun: -m"),
+    (("method=drop_layers", "student.layers=2", "tracking.project=mine"), 2, "tracking=wandb"),
     (("method=distill", "student.layers=2", "task.text=words"), 4, "no such column"),
     (("method=distill", "student.layers=2", "task.train=missing.csv"), 2, "there is no such file"),
     (("method=distill", "student.layers=2", "teacher.checkpoint=./nowhere"), 2, "there is no such folder"),

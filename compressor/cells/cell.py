@@ -19,7 +19,8 @@ from compressor.cells import ledger
 from compressor.cells.child import INTERRUPTED, OUTCOME
 from compressor.cells.supervisor import Ending, Stop, supervise
 from compressor.config import CellConfig, RunConfig
-from compressor.errors import CompressorError
+from compressor.errors import CompressorError, StoreError
+from compressor.machine import module_paths
 from compressor.registry import Registry
 from compressor.report.screen import Screen
 from compressor.results import OK, RunResult
@@ -36,12 +37,10 @@ class Cell:
     """A cell as it was asked for.
 
     Attributes:
-        number: Its number in the multirun.
         overrides: As typed, for the reproduction line.
         folder: Where its run folder shall stand.
     """
 
-    number: int
     overrides: tuple[str, ...]
     folder: Path
 
@@ -99,6 +98,16 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
         if (before := _finished(cell.folder)) is not None and before.run_key == key:
             screen.line("finished", f"before, in {cell.folder}")
             return Outcome(result=before, code=0)
+        if before is not None:
+            error = StoreError(
+                f"{cell.folder} holds a finished run of other settings, code, libraries or data",
+                hint="another hydra.sweep.dir, or move the folder away",
+            )
+            screen.failure(error)  # not recorded: what is finished stays
+            status = f"failed({type(error).__name__}: {error.got})"
+            return Outcome(
+                result=RunResult(status=status, run_key=key, task="", seed=0, seconds_total=0.0), code=error.exit_code
+            )
         if (twin := _finished_twin(cell.folder, key)) is not None:
             return ended(f"skipped(duplicate of {twin})", 0)
     except CompressorError as error:
@@ -113,6 +122,8 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
             raise
         if (result := _finished(cell.folder)) is not None and result.run_key == key:
             return Outcome(result=result, code=0)
+        if ending.survivors:
+            screen.line("warning", f"processes of the cell could not be ended: {ending.survivors}")
         status, code = describe(ending, _told(Path(place)), composed.limits)
         screen.line("cell", status)
         return ended(status, code, output)
@@ -168,10 +179,9 @@ def _environment(*, shared: Path) -> dict[str, str]:
     Args:
         shared: Folder for what the cells share.
     """
-    paths = [str(Path(path).resolve()) if path else str(Path.cwd()) for path in sys.path]
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PYTHONPATH": module_paths(),
         SHARED_OUTPUTS: str(shared.resolve()),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",

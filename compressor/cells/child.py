@@ -11,8 +11,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from compressor.commit import write_json_atomic
 from compressor.errors import CompressorError
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> int:
         told: dict[str, object] = {"kind": type(error).__name__, "got": error.got}
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # a method's fault of any kind is this cell's end, and the parent is told which
         traceback.print_exc()
         code = 1
         told = {"kind": type(error).__name__, "got": str(error), "memory": _is_memory(error)}
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
     return code
 
 
-def _run(job: dict[str, object]) -> None:
+def _run(job: Mapping[str, Any]) -> None:
     from rich.console import Console
 
     from compressor import compose, engine, registry
@@ -55,12 +56,12 @@ def _run(job: dict[str, object]) -> None:
     quiet_libraries()
     methods = registry.load()
     compose.register(methods)
-    overrides = tuple(map(str, job["overrides"]))  # type: ignore[call-overload]
-    composed = compose.from_plain(job["config"], methods)  # type: ignore[arg-type]
+    overrides = tuple(job["overrides"])
+    composed = compose.from_plain(job["config"], methods)
     request = engine.Request(
         config=compose.to_run_config(composed, overrides, methods),
         overrides=overrides,
-        folder=Path(str(job["folder"])),
+        folder=Path(job["folder"]),
         in_multirun=True,
         tracking=compose.tracking(composed),
     )

@@ -77,7 +77,7 @@ class Arms:
             )
             loaded = time.perf_counter()
             session.run(self._replays[arm].inputs[0])
-        except Exception as error:
+        except Exception as error:  # each runtime has kinds of its own, and any of them is a row of the table
             return {"refusal": " ".join(f"{type(error).__name__}: {error}".split())[:600]}
         self._sessions[arm], self._outputs[arm] = session, {}
         return {"load_seconds": loaded - started, "first_call_seconds": time.perf_counter() - loaded}

@@ -45,7 +45,7 @@ def page() -> str:
         "recipes need.",
         "",
         "```sh",
-        "python -m compressor suite=gallery task.accept_licence=true  # some three hours; goes on where it stopped",
+        "python -m compressor suite=gallery task.accept_licence=true  # several hours; goes on where it stopped",
         "python -m compressor.compare multirun/gallery --archive plugins/gallery",
         "python tests/benchmarks/gallery_page.py  # made this page",
         "```",
