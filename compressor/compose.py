@@ -249,6 +249,8 @@ def _to_object(cfg: DictConfig) -> Any:
 
 def explain(error: BaseException) -> ConfigError:
     """Say what a Hydra or OmegaConf error means, without its internals."""
+    if isinstance(error.__cause__, ConfigError):  # ours, which Hydra met while it built a sweeper
+        return error.__cause__
     noise = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=", "Set the environment")
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(noise)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from compressor.search import JOURNAL, Objective, Search, lost_points, measured,
 optuna = pytest.importorskip("optuna")
 
 from run_folders import Model, write_run, write_status  # noqa: E402 - lies beside this file
+from toy_files import write_checkpoint, write_data  # noqa: E402
 
 
 def parsed(*typed: str):
@@ -157,3 +161,29 @@ def test_a_whole_journal_is_left_as_it_is(tmp_path: Path) -> None:
 def test_bad_options_are_named(bad: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"hydra.sweeper.{next(iter(bad))}"):
         search(tmp_path, Launcher(tmp_path), **bad)
+
+
+def command(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    typed = [
+        *(sys.executable, "-m", "compressor", "-m", "hydra/sweeper=optuna", "method=drop_layers"),
+        *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
+        *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
+        *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4", "bench.blocks=4"),
+        *("bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0", f"hydra.sweep.dir={place / 'sweep'}"),
+    ]
+    environment = {**os.environ, "COMPRESSOR_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*typed, *arguments], cwd=place, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+
+
+@pytest.mark.slow
+def test_the_command_searches_and_ends_with_fronts(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "teacher")
+    write_data(tmp_path / "data.csv")
+    bad = command(tmp_path, "student.layers=range(1,4)", "hydra.sweeper.trials=0")
+    assert bad.returncode == 2 and "hydra.sweeper.trials=0" in bad.stderr and "Traceback" not in bad.stderr
+    ended = command(tmp_path, "student.layers=range(1,4)", "hydra.sweeper.trials=2")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 cells" in ended.stdout and "the front is" in (tmp_path / "sweep" / "fronts.md").read_text()
+    assert len([trial for trial in study(tmp_path / "sweep").trials if trial.values]) == 2
