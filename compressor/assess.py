@@ -29,7 +29,7 @@ from compressor.measure.environment import environment
 from compressor.measure.examples import write_examples
 from compressor.measure.latency import LatencyRun, measure_latency
 from compressor.measure.lone import alone_on_this_machine
-from compressor.measure.memory import MemoryResult, measure_memory
+from compressor.measure.memory import MemoryResult, measure_cuda_memory, measure_memory
 from compressor.measure.samples import write_samples
 from compressor.measure.saved import require_saved_is_what_was_made
 from compressor.measure.scenario_runs import measure_scenarios
@@ -65,6 +65,7 @@ class Measured:
     tables: Mapping[str, Tables]
     latency: LatencyRun
     memory: Mapping[str, MemoryResult]
+    cuda_peaks: Mapping[tuple[str, str], int]  # bytes, by candidate and runtime
     workload: Workload
     plan: Plan
     scenarios: Mapping[Scenario, LatencyRun]
@@ -186,8 +187,10 @@ def _measure(
                 )
                 bar.advance()
         memory: Mapping[str, MemoryResult] = {}
+        cuda_peaks: Mapping[tuple[str, str], int] = {}
         if bench.memory:
-            memory = measure_memory(list(scored.values()), bench, work)
+            memory = measure_memory(found, bench, work)
+            cuda_peaks = measure_cuda_memory(found, _on_cuda(latency), bench, work)
             bar.advance()
     predicted = {name: {split: score.file for split, score in one.splits.items()} for name, one in scored.items()}
     return Measured(
@@ -195,10 +198,16 @@ def _measure(
         tables=read_tables(predicted),
         latency=latency,
         memory=memory,
+        cuda_peaks=cuda_peaks,
         workload=workload,
         plan=plan,
         scenarios=scenarios,
     )
+
+
+def _on_cuda(latency: LatencyRun) -> list[tuple[str, str]]:
+    """Return (candidate, runtime) of all that was timed on a CUDA device."""
+    return [(name, t.runtime) for t in latency.runtimes if get_runtime(t.runtime).device == "cuda" for name in t.timed]
 
 
 def _keep_raw(measured: Measured, folder: Path) -> None:
@@ -242,7 +251,12 @@ def _candidate(
         encoder_zero_share=scored.zeros.encoder_zero_share,
         zipped_bytes=scored.zeros.zipped_bytes,
         metrics=metric_values(tables, task, seed=config.seed),
-        latency=tuple(latency_record(entry.name, timed, measured.latency) for timed in measured.latency.runtimes),
+        latency=tuple(
+            latency_record(
+                entry.name, t, measured.latency, cuda_peak_bytes=measured.cuda_peaks.get((entry.name, t.runtime))
+            )
+            for t in measured.latency.runtimes
+        ),
         peak_memory_bytes=None if memory is None else memory.model_bytes,
         path=str(entry.folder.relative_to(folder) if inside else entry.folder),
         calibration=calibrations(tables, task, seed=config.seed),

@@ -167,14 +167,22 @@ class StudentConfig:
         return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
 
 
-RUNTIMES = ("torch", "onnxruntime", "openvino", "torch_compile", "torch_bf16", "openvino_bf16")
+RUNTIMES = (
+    "torch", "onnxruntime", "openvino", "torch_compile", "torch_bf16", "openvino_bf16",
+    "torch_cuda", "torch_fp16_cuda", "torch_bf16_cuda", "torch_compile_cuda", "torch_compile_fp16_cuda",
+)  # fmt: skip
+_RUNTIMES_OF = {
+    "cpu": ["torch", "onnxruntime", "openvino"],
+    "cuda": ["torch_cuda", "torch_fp16_cuda", "torch_compile_fp16_cuda"],
+}
 
 
 @dataclass(slots=True, kw_only=True)
 class BenchConfig:
     """What is measured after the run."""
 
-    runtimes: list[str] = field(default_factory=lambda: ["torch", "onnxruntime", "openvino"])
+    device: str = "cpu"  # cpu, cuda: where models are timed if runtimes are not named
+    runtimes: list[str] = field(default_factory=lambda: ["auto"])  # [auto]: three that the device has; else names
     threads: int = 1
     batch_size: int = 1
     texts: int = 20  # real test texts replayed at their own lengths, stratified over the length histogram
@@ -197,6 +205,9 @@ class BenchConfig:
     price_per_hour: float | None = None  # of this machine, in your currency: the report then says what each model cost
 
     def __post_init__(self) -> None:
+        _require(self.device in _RUNTIMES_OF, "bench.device", self.device, ", ".join(_RUNTIMES_OF))
+        if list(self.runtimes) == ["auto"]:
+            self.runtimes = list(_RUNTIMES_OF[self.device])
         for runtime in self.runtimes:
             _require(runtime in RUNTIMES, "bench.runtimes", runtime, ", ".join(RUNTIMES))
         _require(len(set(self.runtimes)) == len(self.runtimes), "bench.runtimes", self.runtimes, "each runtime once")

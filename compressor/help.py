@@ -28,7 +28,9 @@ Common options (all of them, with their values: python -m compressor --cfg job)
   student.layers=N  student.hidden_size=N  student.intermediate_size=N  student.heads=N
   student.init={"|".join(INITS)}|[1,3,5]
   train.epochs=N  train.batch_size=N  train.learning_rate=X  train.precision=auto|fp32|bf16
-  bench.runtimes=[torch,onnxruntime,openvino]  (also {", ".join(RUNTIMES[3:])})  bench.threads=N
+  bench.runtimes=[torch,onnxruntime,openvino]  (also {", ".join(RUNTIMES[3:6])};
+                                       on a GPU {", ".join(RUNTIMES[6:])})
+  bench.device=cpu|cuda  bench.threads=N
   bench.baselines=[finetune]  bench.margin=0.01  bench=quick|standard|publish
   bench.end_to_end=true | bench.throughput=true | bench.surface=true       also: calls that begin with the raw text; texts a
                                        second in batches of bench.throughput_batch; p50 over batch sizes and lengths

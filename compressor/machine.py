@@ -41,6 +41,8 @@ def set_up(config: RunConfig) -> Machine:
     cores = usable_cores()
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device=cuda: torch sees no CUDA device", hint="device=cpu")
+    if config.bench.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("bench.device=cuda: torch sees no CUDA device", hint="bench.device=cpu")
     if config.threads > cores:
         raise ConfigError(f"threads={config.threads}: this process may use {cores} cores", allowed=f"0 to {cores}")
     if config.bench.threads > cores:

@@ -17,6 +17,11 @@ OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of
 T = TypeVar("T")
 
 
+def _later(default: Any) -> Any:
+    """Return a field that files of this schema lack if they were written before it was there; they then hold the default."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineageStep:
     """A method that was applied."""
@@ -66,6 +71,7 @@ class Latency:
     load_seconds: float | None = None  # files warm
     first_call_seconds: float | None = None
     unstable: tuple[str, ...] = ()  # why the machine's noise puts the numbers in doubt
+    cuda_peak_bytes: int | None = _later(None)  # what torch allocated on the device at most; None on the CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,11 +95,6 @@ class Agreement:
     gained: int  # wrong answers that became right
     lost: int  # right answers that became wrong
     changed: int  # wrong answers that became wrong in another way
-
-
-def _later(default: Any) -> Any:
-    """Return a field that files of this schema lack if they were written before it was there; they then hold the default."""
-    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

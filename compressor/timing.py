@@ -49,7 +49,7 @@ def round_records(run: LatencyRun) -> list[dict[str, Any]]:
     ]
 
 
-def latency_record(name: str, timed: LatencyResult, run: LatencyRun) -> Latency:
+def latency_record(name: str, timed: LatencyResult, run: LatencyRun, *, cuda_peak_bytes: int | None = None) -> Latency:
     """Return what a result keeps of a model's calls on one runtime, or why there are none."""
     samples, precision = timed.timed.get(name), get_runtime(timed.runtime).precision
     if samples is None:
@@ -79,6 +79,7 @@ def latency_record(name: str, timed: LatencyResult, run: LatencyRun) -> Latency:
         load_seconds=samples.load_seconds,
         first_call_seconds=samples.first_call_seconds,
         unstable=_doubts(timed.runtime, run),
+        cuda_peak_bytes=cuda_peak_bytes,
     )
 
 

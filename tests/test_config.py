@@ -21,6 +21,8 @@ from compressor.errors import ConfigError
         (lambda: StudentConfig(init="middle"), "student.init=middle"),
         (lambda: StudentConfig(init=[-1]), "student.init=[-1]"),
         (lambda: BenchConfig(runtimes=["tensorrt"]), "bench.runtimes=tensorrt"),
+        (lambda: BenchConfig(device="tpu"), "bench.device=tpu"),
+        (lambda: BenchConfig(runtimes=["auto", "torch"]), "bench.runtimes=auto"),
         (lambda: BenchConfig(blocks=1), "bench.blocks=1"),
         (lambda: BenchConfig(margin=0.0), "bench.margin=0.0"),
         (lambda: BenchConfig(margin=1.0), "bench.margin=1.0"),
@@ -35,6 +37,13 @@ def test_a_bad_value_is_named_with_what_is_allowed(build, named) -> None:
         build()
     assert named in str(caught.value)
     assert "allowed:" in str(caught.value)
+
+
+def test_the_device_decides_what_is_timed_unless_runtimes_are_named() -> None:
+    assert BenchConfig().runtimes == ["torch", "onnxruntime", "openvino"]
+    assert BenchConfig(device="cuda").runtimes == ["torch_cuda", "torch_fp16_cuda", "torch_compile_fp16_cuda"]
+    assert BenchConfig(device="cuda", runtimes=["torch"]).runtimes == ["torch"]
+    assert BenchConfig(runtimes=[]).runtimes == []
 
 
 def test_slots_refuse_unknown_options() -> None:

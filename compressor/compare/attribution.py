@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,16 @@ from compressor.compare.statistics import Interval
 from compressor.errors import StoreError
 from compressor.results import LineageStep
 
-EAGER = "torch"  # the runtime that everybody starts from
+# The runtimes that everybody starts from: the first that the teacher was timed in.
+STARTS: Final = ("torch", "torch_cuda")
+# The same engine on the same device in float32: what is between the two is precision alone.
+_IN_FP32: Final = {
+    "torch_bf16": "torch",
+    "openvino_bf16": "openvino",
+    "torch_fp16_cuda": "torch_cuda",
+    "torch_bf16_cuda": "torch_cuda",
+    "torch_compile_fp16_cuda": "torch_compile_cuda",
+}
 Cells = Mapping[tuple[str, str], NDArray[np.int64]]  # (candidate, runtime) -> nanoseconds, [rounds, blocks, texts]
 Lineages = Mapping[str, Sequence[LineageStep]]
 
@@ -30,10 +40,19 @@ class SpeedPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attribution:
-    """A candidate's speed-up on one runtime over the teacher in eager torch, and the parts that multiply to it."""
+    """A candidate's speed-up on one runtime over the teacher in eager torch, and the parts that multiply to it.
+
+    Attributes:
+        candidate: The model.
+        runtime: Where it is so fast.
+        start: The runtime of eager torch: of the CPU, or of a CUDA device where nothing was timed on the CPU.
+        total: The whole.
+        parts: Runtime, precision and the chain.
+    """
 
     candidate: str
     runtime: str
+    start: str
     total: SpeedPart
     parts: tuple[SpeedPart, ...]
 
@@ -72,24 +91,34 @@ def attribute(
 ) -> Attribution | None:
     """Split the speed-up of a candidate over the teacher in eager torch.
 
-    The first part is the runtime: the teacher there against the teacher in eager torch. Then comes one part for each stretch
-    of the candidate's chain that ends in a model which was timed there as well, such as the baseline `distill` of the chain
-    `[distill,int8_onnx]`; steps between two such models share a part. All cells come from one interleaved experiment. Each
-    part and the total are medians of their own, so that the parts multiply to the total within about a hundredth.
+    The first part is the runtime: the teacher there against the teacher in eager torch. Where the runtime computes in half
+    precision and its float32 sibling was timed too, that is two parts, the sibling and the precision. Then comes one part for
+    each stretch of the candidate's chain that ends in a model which was timed there as well, such as the baseline `distill` of
+    the chain `[distill,int8_onnx]`; steps between two such models share a part. All cells come from one interleaved experiment.
+    Each part and the total are medians of their own, so that the parts multiply to the total within about a hundredth.
 
     Returns:
         None where the teacher was not timed in eager torch or on this runtime, or the candidate not on this runtime.
     """
-    start, there, end = cells.get((teacher, EAGER)), cells.get((teacher, runtime)), cells.get((candidate, runtime))
+    start = next((name for name in STARTS if (teacher, name) in cells), None)
+    there, end = cells.get((teacher, runtime)), cells.get((candidate, runtime))
     if start is None or there is None or end is None:
         return None
-    parts = [] if runtime == EAGER else [_part(f"runtime {runtime}", there, start, seed)]
+    parts = []
+    fp32 = _IN_FP32.get(runtime, runtime)
+    if fp32 != runtime and (teacher, fp32) not in cells:
+        fp32 = runtime
+    if fp32 != start:
+        parts.append(_part(f"runtime {fp32}", cells[teacher, fp32], cells[teacher, start], seed))
+    if fp32 != runtime:
+        parts.append(_part(f"precision {runtime}", there, cells[teacher, fp32], seed))
     before, done = there, 0
     for length, name in _way(candidate, runtime, lineages, cells):
         steps = lineages[candidate][done:length]
         parts.append(_part(" + ".join(step.method for step in steps), cells[name, runtime], before, seed))
         before, done = cells[name, runtime], length
-    return Attribution(candidate=candidate, runtime=runtime, total=_part("total", end, start, seed), parts=tuple(parts))
+    total = _part("total", end, cells[teacher, start], seed)
+    return Attribution(candidate=candidate, runtime=runtime, start=start, total=total, parts=tuple(parts))
 
 
 def _way(candidate: str, runtime: str, lineages: Lineages, cells: Cells) -> list[tuple[int, str]]:

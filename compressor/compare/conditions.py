@@ -24,6 +24,7 @@ class Machine:
     governor: str
     smt: str
     architecture: str
+    gpus: tuple[str, ...] = ()  # by name; none where none could be used, or the run is older than this field
     unknown: str = ""  # names the run whose machine was not recorded: it is like no other
 
     @classmethod
@@ -46,6 +47,7 @@ class Machine:
             governor=text("governor"),
             smt=text("smt"),
             architecture=text("machine"),
+            gpus=_gpu_names(environment.get("gpus")),
             unknown="" if known else run,
         )
 
@@ -53,7 +55,13 @@ class Machine:
         """Say it on one line."""
         if self.unknown:
             return f"unknown machine of {self.unknown}"
-        return f"{self.cpu}, {self.used_cores} of {self.cores} cores, {self.memory_gb} GB"
+        return ", ".join((f"{self.cpu}, {self.used_cores} of {self.cores} cores, {self.memory_gb} GB", *self.gpus))
+
+
+def _gpu_names(found: object) -> tuple[str, ...]:
+    if not isinstance(found, list):
+        return () if found is None else (str(found),)
+    return tuple(str(one.get("name")) if isinstance(one, Mapping) else str(one) for one in found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

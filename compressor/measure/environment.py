@@ -45,6 +45,7 @@ def environment(*, threads: int) -> dict[str, Any]:
         "microcode": _cpuinfo("microcode"),
         "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or UNAVAILABLE,
         "torch_build": _torch_build(),
+        "gpus": _gpus(),
         "cores": os.cpu_count() or UNAVAILABLE,
         "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else UNAVAILABLE,
         "cpu_quota": _quota(),
@@ -109,6 +110,21 @@ def _torch_build() -> list[str]:
 
     lines = (line.strip(" -\t") for line in torch.__config__.show().splitlines()[1:])
     return [line for line in lines if line and not line.startswith("Build settings")]
+
+
+def _gpus() -> list[dict[str, str]] | str:
+    """Return what the driver says of each NVIDIA device that torch can use; an empty list where it uses none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    facts = ("name", "driver_version", "memory.total", "power.limit", "clocks.sm", "clocks.max.sm", "mig.mode.current")
+    command = ["nvidia-smi", f"--query-gpu={','.join(facts)}", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return UNAVAILABLE
+    return [dict(zip(facts, (v.strip() for v in line.split(",")), strict=False)) for line in lines if line.strip()]
 
 
 def _flags() -> list[str] | str:

@@ -5,7 +5,7 @@ Resident memory right after loading is far too low, because safetensors are mapp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,30 +45,53 @@ def measure_memory(candidates: Sequence[AccuracyResult], bench: BenchConfig, wor
     runtimes: dict[str, str] = {}
     for scored in candidates:
         candidate = scored.candidate
-        if scored.replay is None:
-            raise MeasureError(f"'{candidate.name}' was scored without a workload", allowed="workload=...")
         runtimes[candidate.name] = runtime = runtime_for(candidate.form).name
-        job = {
-            "kind": "memory",
-            "runtime": runtime,
-            "replay": str(scored.replay.resolve()),
-            "threads": bench.threads,
-            "form": candidate.form.value,
-        }
+        jobs[candidate.name] = job = _job(scored, runtime, bench)
         jobs[f"control-{runtime}"] = job | {"folder": None}
-        jobs[candidate.name] = job | {"folder": str(candidate.folder.resolve())}
-
-    def peak(name: str) -> int:
-        what = f"the memory process of '{name}'"
-        folder = workdir / f"memory-{name}"
-        answer = run_worker(jobs[name], folder, name=what, threads=bench.threads, timeout_s=bench.timeout_s)
-        return int(answer["peak_bytes"])
-
     # Two at a time: a peak does not depend on its neighbours.
-    peaks = dict(zip(jobs, side_by_side(peak, list(jobs), 2), strict=True))
+    found = side_by_side(lambda name: _peak(name, jobs[name], bench, workdir), list(jobs), 2)
+    peaks = dict(zip(jobs, found, strict=True))
     return {
         name: MemoryResult(
             candidate=name, runtime=runtime, peak_bytes=peaks[name], control_bytes=peaks[f"control-{runtime}"]
         )
         for name, runtime in runtimes.items()
     }
+
+
+def measure_cuda_memory(
+    candidates: Sequence[AccuracyResult], timed: Collection[tuple[str, str]], bench: BenchConfig, workdir: Path
+) -> dict[tuple[str, str], int]:
+    """Measure what each candidate allocates on the CUDA device at most, in bytes, by candidate and runtime.
+
+    Args:
+        candidates: As in `measure_memory`.
+        timed: (candidate, CUDA runtime) of everything that could be timed.
+        bench: Threads and timeout.
+        workdir: Folder for the jobs.
+    """
+    by_name = {scored.candidate.name: scored for scored in candidates}
+    found = {}
+    for name, runtime in timed:
+        job = _job(by_name[name], runtime, bench)
+        found[name, runtime] = _peak(f"{name}-{runtime}", job, bench, workdir)
+    return found
+
+
+def _job(scored: AccuracyResult, runtime: str, bench: BenchConfig) -> dict[str, Any]:
+    candidate = scored.candidate
+    if scored.replay is None:
+        raise MeasureError(f"'{candidate.name}' was scored without a workload", allowed="workload=...")
+    return {
+        "kind": "memory",
+        "runtime": runtime,
+        "replay": str(scored.replay.resolve()),
+        "threads": bench.threads,
+        "form": candidate.form.value,
+        "folder": str(candidate.folder.resolve()),
+    }
+
+
+def _peak(name: str, job: Mapping[str, Any], bench: BenchConfig, workdir: Path) -> int:
+    what, folder = f"the memory process of '{name}'", workdir / f"memory-{name}"
+    return int(run_worker(job, folder, name=what, threads=bench.threads, timeout_s=bench.timeout_s)["peak_bytes"])

@@ -22,7 +22,9 @@ _IMPORTS = {
 
 
 def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Return the peak resident memory of this process, in bytes."""
+    """Return the peak resident memory of this process, or what a CUDA runtime allocated on the device at most, in bytes."""
+    if RUNTIMES[job["runtime"]].device == "cuda":
+        return {"peak_bytes": _cuda_peak(job)}
     for module in _IMPORTS[job["runtime"]]:
         import_module(module)
     if job["runtime"] == "torch":
@@ -30,12 +32,24 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
         _use_torch(job["threads"])
     replay = Replay.load(Path(job["replay"]))
     if job["folder"] is not None:
-        with RUNTIMES[job["runtime"]].load(
-            Path(job["folder"]), Form(job["form"]), job["threads"], open_model=lambda folder: opener(job)(folder).model
-        ) as session:
-            for inputs in replay.inputs:
-                session.run(inputs)
+        _replay(job, replay)
     return {"peak_bytes": peak_bytes()}
+
+
+def _cuda_peak(job: Mapping[str, Any]) -> int:
+    """Return torch's largest allocation while the workload ran; nothing but the model and its tensors counts."""
+    import torch
+
+    _replay(job, Replay.load(Path(job["replay"])))
+    return int(torch.cuda.max_memory_allocated())
+
+
+def _replay(job: Mapping[str, Any], replay: Replay) -> None:
+    with RUNTIMES[job["runtime"]].load(
+        Path(job["folder"]), Form(job["form"]), job["threads"], open_model=lambda folder: opener(job)(folder).model
+    ) as session:
+        for inputs in replay.inputs:
+            session.run(inputs)
 
 
 def _use_torch(threads: int) -> None:

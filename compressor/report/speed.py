@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compressor.compare.attribution import EAGER, Attribution, SpeedPart, attribute, read_cells
+from compressor.compare.attribution import Attribution, SpeedPart, attribute, read_cells
 from compressor.report import cells
 from compressor.report.markup import inline, section, table
 from compressor.results import RunResult
@@ -38,7 +38,7 @@ def speed_sections(found: Sequence[Attribution], teacher: str) -> list[str]:
     if not found:
         return []
     rows = [[a.candidate, a.runtime, _times(a.total), _parts(a)] for a in found]
-    words = f"Over {inline(teacher)} in {EAGER}, eager and in float32. {WORDS}"
+    words = f"Over {inline(teacher)} in {found[0].start}, eager and in float32. {WORDS}"
     return section("Where the speed-up comes from", [words, "", *table(["model", "runtime", "total", "parts"], rows)])
 
 

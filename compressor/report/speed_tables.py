@@ -32,14 +32,24 @@ def times(found: ScenarioSpeed) -> str:
 
 
 def _cold_start(result: RunResult) -> list[str]:
+    cuda = any(entry.cuda_peak_bytes is not None for c in result.candidates for entry in c.latency)
     rows = [
-        [candidate.name, entry.runtime, f"{entry.load_seconds:.2f}", f"{entry.first_call_seconds * 1e3:.1f}"]
+        [
+            candidate.name,
+            entry.runtime,
+            f"{entry.load_seconds:.2f}",
+            f"{entry.first_call_seconds * 1e3:.1f}",
+            *([cells.megabytes(entry.cuda_peak_bytes)] if cuda else []),
+        ]
         for candidate in cells.ordered(result)
         for entry in candidate.latency
         if entry.load_seconds is not None and entry.first_call_seconds is not None
     ]
     words = "Loading with the files warm, then the first call: medians over the rounds. No interval, so not compared."
-    return [words, "", *table(["model", "runtime", "load s", "first call ms"], rows)] if rows else []
+    if cuda:
+        words += " Device memory: what torch allocated there at most."
+    header = ["model", "runtime", "load s", "first call ms", *(["device MB"] if cuda else [])]
+    return [words, "", *table(header, rows)] if rows else []
 
 
 def _timed(result: RunResult, name: str, unit: str) -> list[str]:

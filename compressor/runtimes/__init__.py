@@ -8,11 +8,18 @@ from compressor.runtimes.base import ModelOpener, Runtime, Session
 from compressor.runtimes.onnxruntime import OnnxRuntime
 from compressor.runtimes.openvino import OpenVino, OpenVinoBf16
 from compressor.runtimes.torch_compile import TorchCompile
+from compressor.runtimes.torch_cuda import (
+    TorchBf16Cuda,
+    TorchCompileCuda,
+    TorchCompileFp16Cuda,
+    TorchCuda,
+    TorchFp16Cuda,
+)
 from compressor.runtimes.torch_eager import TorchBf16, TorchEager
 
-RUNTIMES: dict[str, Runtime] = {
-    r.name: r for r in (TorchEager(), OnnxRuntime(), OpenVino(), TorchCompile(), TorchBf16(), OpenVinoBf16())
-}
+_CPU = TorchEager(), OnnxRuntime(), OpenVino(), TorchCompile(), TorchBf16(), OpenVinoBf16()
+_CUDA = TorchCuda(), TorchFp16Cuda(), TorchBf16Cuda(), TorchCompileCuda(), TorchCompileFp16Cuda()
+RUNTIMES: dict[str, Runtime] = {r.name: r for r in (*_CPU, *_CUDA)}
 
 # The runtime a form is scored in: the one that executes the saved bytes themselves.
 _CANONICAL = {Form.torch: "torch", Form.onnx: "onnxruntime", Form.openvino: "openvino"}

@@ -42,9 +42,10 @@ class Session(ABC):
 
 
 class Runtime(ABC):
-    """An engine with the precision it computes in, always on the CPU; saved integers stay integers in any of them."""
+    """An engine with the device and the precision it computes in; saved integers stay integers in any of them."""
 
     name: ClassVar[str]
+    device: ClassVar[str] = "cpu"  # or "cuda"
     precision: ClassVar[str] = "fp32"  # of floating arithmetic: set, never left to the engine
     forms: ClassVar[frozenset[Form]]  # what it can be given
     needs_export: ClassVar[bool] = False  # True: a torch artifact must be exported to ONNX first

@@ -63,6 +63,25 @@ def test_in_eager_torch_there_is_no_part_of_a_runtime() -> None:
     assert [p.name for p in found.parts] == ["distill"] and found.parts[0].ratio == found.total.ratio
 
 
+def test_half_precision_has_a_part_of_its_own_where_float32_was_timed_on_the_same_engine() -> None:
+    speeds = {("teacher", "torch_cuda"): 1.0, ("teacher", "torch_compile_cuda"): 1.4}
+    speeds |= {
+        ("teacher", "torch_compile_fp16_cuda"): 1.4 * 2.5,
+        ("distill", "torch_compile_fp16_cuda"): 1.4 * 2.5 * 1.9,
+    }
+    cells = {cell: samples(speed, i) for i, (cell, speed) in enumerate(speeds.items())}
+    found = split(cells, "torch_compile_fp16_cuda", "distill")
+    assert found.start == "torch_cuda"
+    names = ["runtime torch_compile_cuda", "precision torch_compile_fp16_cuda", "distill"]
+    assert [p.name for p in found.parts] == names
+    assert [p.ratio for p in found.parts] == pytest.approx([1.4, 2.5, 1.9], rel=0.01)
+    del cells["teacher", "torch_compile_cuda"]
+    assert [p.name for p in split(cells, "torch_compile_fp16_cuda", "distill").parts] == [
+        "runtime torch_compile_fp16_cuda",
+        "distill",
+    ]
+
+
 @pytest.mark.parametrize(
     "missing", [("teacher", "torch"), ("teacher", "onnxruntime"), ("distill+int8_onnx", "onnxruntime")]
 )

@@ -54,6 +54,15 @@ def test_cold_start_is_shown_where_it_was_recorded() -> None:
     assert rows == [{"model": "teacher", "runtime": "torch", "load s": "0.51", "first call ms": "21.3"}]
 
 
+def test_memory_of_a_device_stands_beside_the_cold_start() -> None:
+    result = make_result()
+    teacher = result.candidates[0]
+    timed = replace(teacher.latency[0], load_seconds=0.5, first_call_seconds=0.02, cuda_peak_bytes=134_000_000)
+    result = replace(result, candidates=(replace(teacher, latency=(timed,)), *result.candidates[1:]))
+    (row,) = rows_of(to_markdown(result), "Cold start")
+    assert row["device MB"] == "134"
+
+
 def test_calls_from_raw_text_stand_beside_p50() -> None:
     result = with_scenarios(
         (speed("end_to_end", latency_ms_p50=11.5, ci95=(11.4, 11.7)),),

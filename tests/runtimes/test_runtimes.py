@@ -117,6 +117,21 @@ def test_bfloat16_is_not_tried_where_it_is_emulated_or_weights_are_integers(
         assert "no bfloat16" in RUNTIMES["openvino_bf16"].available()
 
 
+def test_half_precision_on_cuda_is_refused_for_integers_before_the_device_is_touched(tiny) -> None:
+    model, folder, _, _ = tiny
+    packed = copy.deepcopy(model)
+    packed.register_buffer("codes", torch.zeros(4, 4, dtype=torch.int8))
+    with pytest.raises(MeasureError, match="integers.*fp16"):
+        RUNTIMES["torch_fp16_cuda"].load(folder, Form.torch, 1, open_model=lambda _: packed)
+
+
+def test_without_a_device_cuda_runtimes_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cuda = [runtime for runtime in RUNTIMES.values() if runtime.device == "cuda"]
+    assert {r.name for r in on_cuda} == {name for name in CONFIGURED if name.endswith("_cuda")}
+    assert all("no CUDA device" in str(runtime.available()) for runtime in on_cuda)
+
+
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no-such-compiler" in RUNTIMES["torch_compile"].available()

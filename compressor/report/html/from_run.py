@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from compressor.compare.attribution import EAGER, Attribution, SpeedPart
+from compressor.compare.attribution import Attribution, SpeedPart
 from compressor.report import cells
 from compressor.report.examples import Examples
 from compressor.report.html.run_rows import TIMES, duration, matrix_rows, signed
@@ -82,7 +82,7 @@ def _stairs(result: RunResult, parts: Sequence[Attribution], models: Mapping[str
         return Stair(name=part.name, ratio=part.ratio, ci95=(part.ci95.low, part.ci95.high))
 
     return Stairs(
-        reference=f"{result.teacher.name} in eager {EAGER}",
+        reference=f"{result.teacher.name} in eager {parts[0].start}",
         staircases=tuple(
             Staircase(
                 model=models[a.candidate],
