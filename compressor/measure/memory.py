@@ -71,11 +71,11 @@ def measure_cuda_memory(
         workdir: Folder for the jobs.
     """
     by_name = {scored.candidate.name: scored for scored in candidates}
-    found = {}
-    for name, runtime in timed:
-        job = _job(by_name[name], runtime, bench)
-        found[name, runtime] = _peak(f"{name}-{runtime}", job, bench, workdir)
-    return found
+    cells = list(timed)
+    found = side_by_side(
+        lambda cell: _peak("-".join(cell), _job(by_name[cell[0]], cell[1], bench), bench, workdir), cells, 2
+    )
+    return dict(zip(cells, found, strict=True))
 
 
 def _job(scored: AccuracyResult, runtime: str, bench: BenchConfig) -> dict[str, Any]:
