@@ -18,7 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.compare import compare, load_runs
-from compressor.compare.runs import Runs
+from compressor.compare.runs import Run, Runs
 from compressor.report.comparison import comparison
 from compressor.report.views import Format, render
 
@@ -59,7 +59,8 @@ def page() -> str:
 
 def seeds() -> list[str]:
     """Return what the recipes keep that were run with several seeds, each with a teacher of its own; nothing without any."""
-    table = compare(load_runs([KEPT, SEEDS]))
+    runs = load_runs([KEPT, SEEDS])
+    table, elsewhere = compare(runs), on_gpu(runs)
     task = next(iter(table.metrics))
     kept = {row.label: row.quality[task].kept for row in table.rows if not row.is_teacher}
     several = {label: value for label, value in sorted(kept.items()) if value is not None and len(value.each) > 1}
@@ -71,12 +72,15 @@ def seeds() -> list[str]:
         "",
         "What each seed keeps of the test accuracy of its own teacher, and the mean with its 95 % interval: Student's over the",
         "seeds, or that of the test set where it is wider. Seed 0 is the table above; the others were run one by one, untimed.",
+        *([f"With *: teacher and model trained on {', '.join(sorted(set(elsewhere.values())))}."] if elsewhere else []),
         "",
         "| recipe | each seed | mean (95 %) |",
         "|---|---|---|",
     ]
     for label, value in several.items():
-        each = ", ".join(f"{seed}: {share:.1%}" for seed, share in sorted(value.each))
+        each = ", ".join(
+            f"{seed}: {share:.1%}{'*' * ((label, seed) in elsewhere)}" for seed, share in sorted(value.each)
+        )
         ends = "" if value.ci95 is None else f" ({value.ci95.low:.1%}..{value.ci95.high:.1%})"
         lines.append(f"| `{label}` | {each} | {value.value:.1%}{ends} |")
     return lines
@@ -119,14 +123,26 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
 
+def on_gpu(runs: Runs) -> dict[tuple[str, int], str]:
+    """Return the GPU of every (experiment, seed) that was not made on the CPU alone."""
+    found = {}
+    for run in runs.runs:
+        for device in run.result.environment.get("gpus", []):
+            found |= {(name, run.result.seed): device["name"] for name in _names(run)}
+    return found
+
+
 def seeds_of(runs: Runs) -> dict[str, set[int]]:
     """Return the seeds with which each experiment was run."""
     found: dict[str, set[int]] = {}
     for run in runs.runs:
-        for typed in run.overrides:
-            if typed.startswith("experiment="):
-                found.setdefault(typed.removeprefix("experiment="), set()).add(run.result.seed)
+        for name in _names(run):
+            found.setdefault(name, set()).add(run.result.seed)
     return found
+
+
+def _names(run: Run) -> list[str]:
+    return [typed.removeprefix("experiment=") for typed in run.overrides if typed.startswith("experiment=")]
 
 
 if __name__ == "__main__":
