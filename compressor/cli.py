@@ -27,7 +27,11 @@ def main() -> None:
     if {"-h", "--help"} & set(arguments):
         from compressor.help import print_help
 
-        print_help()
+        try:
+            print_help()
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head` has seen enough; what is left must not fail once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     if "--version" in arguments:
         print(f"compressor {__version__}")

@@ -330,3 +330,13 @@ def test_torchrun_trains_together_and_one_process_reports(place) -> None:
     commit.verify(folder)
     result = RunResult.from_json(json.loads((folder / "result.json").read_text()))
     assert [c.name for c in result.candidates] == ["teacher", "distill"]
+
+
+def test_help_that_is_cut_off_by_its_reader_is_no_error() -> None:
+    command = [sys.executable, "-u", "-m", "compressor", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
