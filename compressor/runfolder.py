@@ -67,8 +67,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, value: Any) -> None:
         """Write one YAML file of the run."""
-        with commit.disk_errors(self.path / name):
-            (self.path / name).write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+        commit.write_text(self.path / name, yaml.safe_dump(value, sort_keys=False))
 
     def write_result(self, result: RunResult, overrides: Sequence[str], *, price_per_hour: float | None = None) -> None:
         """Write `result.json`, and made from it `report.md` and `report.html` with its plots."""
