@@ -108,9 +108,18 @@ class RunFolder:
         try:
             commit.commit(self.path, self.final)
         except (OSError, StoreError) as error:
+            kept = self._set_apart()
             raise StoreError(
-                f"the run is finished but could not become {self.final}: {error}", hint=f"mv {self.path} ANOTHER_PLACE"
+                f"the run is finished but could not become {self.final}: {error}", hint=f"mv {kept} ANOTHER_PLACE"
             ) from error
+
+    def _set_apart(self) -> Path:
+        """Give what was measured a name that no other run takes for a dead process's leftover; return it."""
+        kept = self.path.with_name(self.path.name.removeprefix(".").replace(".partial-", ".unfinished-"))
+        try:
+            return self.path.rename(kept)
+        except OSError:
+            return self.path
 
     def _close_log(self) -> None:
         if self._log is not None:

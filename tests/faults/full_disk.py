@@ -1,4 +1,4 @@
-"""A disk that is full at five sizes, under a checkpoint, an export, a result and a comparison.
+"""A disk that is full at six sizes, under a checkpoint, an export, a result and a comparison.
 
 The disk is a tmpfs in a mount namespace of a child process, and what fills it is a file of somebody else. It comes before the
 work, or with the work's first file: then whoever looked at the free space before has seen enough, and the write itself fails.
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from outcome import Outcome  # noqa: E402 - found through the lines above
 
-SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the bytes that the whole write takes
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.999)  # of the bytes that the whole write takes; the last lacks one block
 BLOCK = 4096  # of a tmpfs
 DISK_MB = 64  # of memory at most, most of it never touched
 FILLER = "of-somebody-else"
