@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from compressor import commit
 from compressor.cells import cell, ledger
+from compressor.config import CellConfig, RunConfig
+from compressor.errors import StoreError
+from compressor.registry import Registry
+from compressor.report.screen import Screen
 from compressor.results import RunResult
 from compressor.runfolder import RunFolder
 
@@ -45,4 +51,20 @@ def test_the_desk_of_a_killed_sweep_is_cleared_by_the_next(tmp_path: Path) -> No
     (left,) = (tmp_path / ledger.PLACE).iterdir()
     with cell._desk(cell.Cell(overrides=(), folder=tmp_path / "1")) as desk:
         assert desk.is_dir() and not left.exists()
+    assert not list((tmp_path / ledger.PLACE).iterdir())
+
+
+def test_a_disk_that_fills_while_a_cell_prints_ends_that_cell_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cell, "_run", full)
+    asked = cell.Cell(overrides=("seed=0",), folder=tmp_path / "0")
+    composed = cell.Composed(config=RunConfig(), values={}, limits=CellConfig())
+    ended = cell.run_cell(asked, lambda: composed, Registry(methods={}, broken={}), Screen(Console(quiet=True)))
+    assert ended.code == StoreError.exit_code
+    assert ended.result.status.startswith("failed(StoreError: No space left on device while writing ")
+    commit.verify(tmp_path / "0")
     assert not list((tmp_path / ledger.PLACE).iterdir())
