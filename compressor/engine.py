@@ -55,7 +55,7 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
     config, shared = request.config, shared or Shared()
     tracking.require(request.tracking)
     machine = set_up(config)
-    with RunFolder(request.folder) if machine.is_main else Scratch() as folder:
+    with RunFolder(request.folder) if machine.is_main else Scratch() as folder, commit.disk_errors(folder.path):
         folder.write_yaml("run.yaml", {"overrides": list(request.overrides), "config": plain_config(config)})
         if not request.in_multirun:
             require_read(request.overrides, config, registry)
@@ -89,11 +89,10 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         if not machine.is_main:
             raise SystemExit(0)
         key = run_key(config, registry)
-        with commit.disk_errors(folder.path):
-            result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
-            result = replace(result, seconds_total=time.perf_counter() - start)
-            folder.write_model_cards(result, config)
-            folder.write_result(result, request.overrides, price_per_hour=config.bench.price_per_hour)
+        result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
+        result = replace(result, seconds_total=time.perf_counter() - start)
+        folder.write_model_cards(result, config)
+        folder.write_result(result, request.overrides, price_per_hour=config.bench.price_per_hour)
         screen.result(result)
         folder.commit()
     screen.finished(result, request.folder)

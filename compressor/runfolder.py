@@ -67,8 +67,7 @@ class RunFolder:
 
     def write_yaml(self, name: str, value: Any) -> None:
         """Write one YAML file of the run."""
-        with commit.disk_errors(self.path / name):
-            (self.path / name).write_text(yaml.safe_dump(value, sort_keys=False), encoding="utf-8")
+        commit.write_text(self.path / name, yaml.safe_dump(value, sort_keys=False))
 
     def write_result(self, result: RunResult, overrides: Sequence[str], *, price_per_hour: float | None = None) -> None:
         """Write `result.json`, and made from it `report.md` and `report.html` with its plots."""
@@ -109,9 +108,18 @@ class RunFolder:
         try:
             commit.commit(self.path, self.final)
         except (OSError, StoreError) as error:
+            kept = self._set_apart()
             raise StoreError(
-                f"the run is finished but could not become {self.final}: {error}", hint=f"mv {self.path} ANOTHER_PLACE"
+                f"the run is finished but could not become {self.final}: {error}", hint=f"mv {kept} ANOTHER_PLACE"
             ) from error
+
+    def _set_apart(self) -> Path:
+        """Give what was measured a name that no other run takes for a dead process's leftover; return it."""
+        kept = self.path.with_name(self.path.name.removeprefix(".").replace(".partial-", ".unfinished-"))
+        try:
+            return self.path.rename(kept)
+        except OSError:
+            return self.path
 
     def _close_log(self) -> None:
         if self._log is not None:

@@ -28,7 +28,7 @@ from compressor.method import CompressionMethod
 from compressor.registry import Registry
 from compressor.registry import load as load_registry
 from compressor.tasks import task_type
-from compressor.weights import load_weights, save_weights
+from compressor.weights import load_weights, save_weights, stored_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,8 +45,17 @@ def save(artifact: CompressedModel, final: Path, registry: Registry | None = Non
     Raises:
         StoreError: `final` is taken, or the disk is full; nothing half-written stays.
     """
-    with commit.partial_folder(final) as folder:
+    with commit.partial_folder(final, needed_bytes=_least_bytes(artifact, registry)) as folder:
         write(artifact, folder, registry)
+
+
+def _least_bytes(artifact: CompressedModel, registry: Registry | None) -> int | None:
+    """Return what the artifact's files take at least; None where its method writes a format of its own."""
+    if artifact.folder is not None:
+        return sum(path.stat().st_size for path in artifact.folder.rglob("*") if path.is_file())
+    if _format_owner(artifact.lineage, registry) is not None:
+        return None
+    return stored_bytes(artifact.model)
 
 
 def write(artifact: CompressedModel, folder: Path, registry: Registry | None = None) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +30,7 @@ from compressor.training import journal
 
 LOSSES: Final = "losses.jsonl"
 _SAID_LINES: Final = 3
+_ERROR: Final = re.compile(r"\w+(Error|Extra): ")  # how our errors are printed, and Python's at the end of a traceback
 
 
 def require(wanted: TrackingConfig) -> None:
@@ -60,8 +63,16 @@ def start(folder: Path, wanted: TrackingConfig) -> str:
         return f"not mirrored: {error}; {again}"
     said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
     if ended.returncode != 0:
-        return f"not mirrored: {' '.join(said[-_SAID_LINES:])}; {again}"
+        return f"not mirrored: {_why(ended.returncode, said)}; {again}"
     return said[-1] if said else "mirrored"
+
+
+def _why(code: int, said: Sequence[str]) -> str:
+    """Return in a line why a mirror failed: its signal, the error that it named, or else its last words."""
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    named = [line for line in said if _ERROR.match(line)]
+    return named[-1] if named else " ".join(line.strip() for line in said[-_SAID_LINES:]) or f"exit code {code}"
 
 
 def mirror(run: Run, wanted: TrackingConfig, *, directory: Path | None = None) -> str:

@@ -36,6 +36,16 @@ def save_weights(model: nn.Module, folder: Path) -> None:
     save_file(separate, str(folder / FILE_NAME), metadata={"format": "pt", **_with_short_names(model, header)})
 
 
+def stored_bytes(model: nn.Module) -> int | None:
+    """Return the bytes of the tensors that `save_weights` stores; None for torchao's, whose size is of what they stand for."""
+    from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+    state = model.state_dict()
+    if any(is_traceable_wrapper_subclass(tensor) for tensor in state.values()):
+        return None
+    return sum(tensor.numel() * tensor.element_size() for tensor in _stored_once(model, state)[0].values())
+
+
 def _stored_once(model: nn.Module, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors to store, and other name -> stored name of those that are shared.
 

@@ -105,6 +105,15 @@ def test_a_full_disk_in_the_body_is_a_store_error(tmp_path: Path, error: Excepti
     assert _entries(tmp_path) == []
 
 
+def test_what_nobody_estimated_needed_more_than_is_there(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StoreError, match="needed: more than 16,384 bytes"),
+        c.partial_folder(tmp_path / "run") as partial,
+    ):
+        _write(partial)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_other_errors_keep_their_type(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), c.partial_folder(tmp_path / "run"):
         (tmp_path / "absent").read_text()

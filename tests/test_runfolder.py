@@ -10,6 +10,7 @@ from test_results import make_result
 
 from compressor import commit, runfolder
 from compressor.config import BenchConfig, RunConfig
+from compressor.errors import StoreError
 from compressor.registry import Registry
 from compressor.runfolder import RunFolder
 from compressor.runkey import run_key
@@ -51,6 +52,23 @@ def test_a_full_disk_is_no_fault_of_the_drawing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(runfolder, "write_html", full)
     with pytest.raises(OSError, match="no space"):
         finish(tmp_path / "run")
+
+
+def test_what_was_measured_outlives_a_disk_that_takes_no_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StoreError("no space")
+
+    monkeypatch.setattr(commit, "commit", full)
+    with pytest.raises(StoreError, match="could not become") as caught:
+        finish(tmp_path / "run")
+    monkeypatch.undo()
+    (kept,) = tmp_path.iterdir()
+    assert caught.value.hint == f"mv {kept} ANOTHER_PLACE"
+    monkeypatch.setattr("compressor.commit.folder.is_abandoned", lambda path: True)  # its process is dead by then
+    finish(tmp_path / "run")
+    assert (kept / "result.json").is_file() and not commit.is_complete(kept)
 
 
 def test_the_price_of_the_machine_makes_no_other_run() -> None:

@@ -7,9 +7,9 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -113,20 +113,36 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
     except CompressorError as error:
         screen.failure(error)
         return ended(f"failed({type(error).__name__}: {error.got})", error.exit_code)
-    with tempfile.TemporaryDirectory(prefix="compressor-cell-") as place:
-        output = Path(place) / OUTPUT
-        try:
-            ending = _run(cell, composed, Path(place), output)
-        except KeyboardInterrupt:
-            ended("interrupted", INTERRUPTED, output)
-            raise
-        if (result := _finished(cell.folder)) is not None and result.run_key == key:
-            return Outcome(result=result, code=0)
-        if ending.survivors:
-            screen.line("warning", f"processes of the cell could not be ended: {ending.survivors}")
-        status, code = describe(ending, _told(Path(place)), composed.limits)
-        screen.line("cell", status)
-        return ended(status, code, output)
+    try:
+        with _desk(cell) as place, commit.disk_errors(place):
+            output = place / OUTPUT
+            try:
+                ending = _run(cell, composed, place, output)
+            except KeyboardInterrupt:
+                ended("interrupted", INTERRUPTED, output)
+                raise
+            if (result := _finished(cell.folder)) is not None and result.run_key == key:
+                return Outcome(result=result, code=0)
+            if ending.survivors:
+                screen.line("warning", f"processes of the cell could not be ended: {ending.survivors}")
+            status, code = describe(ending, _told(place), composed.limits)
+            screen.line("cell", status)
+            return ended(status, code, output)
+    except CompressorError as error:  # the disk is full: the other cells may need less
+        screen.failure(error)
+        return ended(f"failed({type(error).__name__}: {error.got})", error.exit_code)
+
+
+@contextmanager
+def _desk(cell: Cell) -> Iterator[Path]:
+    """Lend a folder for what the cell's process is told and prints; those of killed sweeps are removed."""
+    place = cell.folder.parent / ledger.PLACE / cell.folder.name
+    commit.sweep_leftovers(place.parent)
+    desk = commit.open_partial(place, keep_existing=True)
+    try:
+        yield desk
+    finally:
+        commit.discard(desk)
 
 
 def describe(ending: Ending, told: Mapping[str, Any] | None, limits: CellConfig) -> tuple[str, int]:
@@ -166,7 +182,7 @@ def _run(cell: Cell, composed: Composed, place: Path, output: Path) -> Ending:
         "folder": str(cell.folder.resolve()),
         "config": composed.values,
     }
-    job.write_text(json.dumps(values), encoding="utf-8")
+    commit.write_text(job, json.dumps(values))
     # -P: the current folder must not shadow a module beyond what it did for us, and that is in PYTHONPATH.
     command = [sys.executable, "-P", "-m", "compressor.cells.child", str(job)]
     environment = _environment(shared=cell.folder.parent / ledger.PLACE / ledger.SHARED)
@@ -216,7 +232,7 @@ def _record(result: RunResult, cell: Cell, output: Path | None) -> None:
 def _clear_failed(folder: Path) -> None:
     """Remove the record of a cell that failed or was skipped before; it holds no result, and the cell is tried again."""
     if (folder / "result.json").is_file() and commit.is_complete(folder, deep=False) and _finished(folder) is None:
-        shutil.rmtree(folder)
+        commit.set_aside(folder)
 
 
 def _finished(folder: Path) -> RunResult | None:

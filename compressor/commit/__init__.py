@@ -14,6 +14,7 @@ from compressor.commit.files import (
     read_json,
     sha256_file,
     write_json_atomic,
+    write_text,
     write_text_atomic,
 )
 from compressor.commit.folder import (
@@ -49,5 +50,6 @@ __all__ = [
     "sweep_leftovers",
     "verify",
     "write_json_atomic",
+    "write_text",
     "write_text_atomic",
 ]

@@ -58,7 +58,8 @@ def sha256_file(path: Path) -> str:
 def disk_errors(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
     """Turn "disk full", "quota exceeded", "file too large" and "I/O error" into a `StoreError`.
 
-    Also understands libraries that report the errno only in their message (safetensors, pyarrow).
+    Also understands libraries that report the errno only in their message (safetensors, pyarrow). Where nobody knows how much
+    was needed, it was more than what is written by then.
     """
     try:
         yield
@@ -68,7 +69,7 @@ def disk_errors(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
         code = _disk_errno(error)
         if code is None:
             raise
-        needed = "unknown" if needed_bytes is None else f"{needed_bytes:,} bytes"
+        needed = f"more than {_held_bytes(path):,} bytes" if needed_bytes is None else f"{needed_bytes:,} bytes"
         raise StoreError(
             f"{os.strerror(code)} while writing {path} (needed: {needed}, free: {free_bytes(path):,} bytes)",
             hint="free space, or choose another disk, and run the same command again",
@@ -91,6 +92,15 @@ def free_bytes(path: Path) -> int:
     return 0
 
 
+def _held_bytes(path: Path) -> int:
+    """Return the bytes of a file, or of the files below a folder; 0 where there is nothing."""
+    held = 0
+    for place in (path, *path.rglob("*")):
+        with suppress(OSError):
+            held += place.stat().st_size if place.is_file() else 0
+    return held
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; a missing or malformed one is a `StoreError` that names it."""
     try:
@@ -104,6 +114,13 @@ def read_json(path: Path) -> Any:
 def write_json_atomic(path: Path, obj: object) -> None:
     """Write JSON so that a reader sees the old file or the whole new one; NaN is refused."""
     write_text_atomic(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, UTF-8, into a folder that is still in the making: there half of one is no harm."""
+    data = text.encode()
+    with disk_errors(path, len(data)):
+        path.write_bytes(data)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

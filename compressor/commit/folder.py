@@ -22,6 +22,7 @@ from compressor.commit.files import (
     fsync,
     sha256_file,
     write_json_atomic,
+    write_text,
 )
 from compressor.commit.manifest import MANIFEST, SCHEMA_VERSION, is_complete, regular_files, verified_entries
 from compressor.commit.owner import PARTIAL, is_abandoned, partial_name
@@ -101,8 +102,8 @@ def add_file(folder: Path, name: str, text: str) -> None:
     if name in entries:
         raise StoreError(f"{folder / name} already exists", allowed="a file that is not there yet")
     path = folder / name
-    with disk_errors(path, len(text)):
-        path.write_text(text, encoding="utf-8")
+    write_text(path, text)
+    with disk_errors(path, path.stat().st_size):
         fsync(path)
     entries[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
     write_json_atomic(folder / MANIFEST, {"schema_version": SCHEMA_VERSION, "files": entries})

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from compressor import commit
 from compressor.report import cells
 from compressor.report.examples import Examples, examples, read_examples
 from compressor.report.markup import inline, section, table
@@ -50,10 +51,9 @@ def write_markdown(
     """Write the report of one run into its folder; `overrides` are what was typed.
 
     Raises:
-        StoreError: The predictions that stand in the folder are damaged or incomplete.
+        StoreError: The predictions that stand in the folder are damaged or incomplete, or the disk is full.
     """
-    text = to_markdown(result, overrides=overrides, folder=path.parent, found=found)
-    path.write_text(text, encoding="utf-8")
+    commit.write_text(path, to_markdown(result, overrides=overrides, folder=path.parent, found=found))
 
 
 def to_markdown(

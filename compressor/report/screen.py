@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from compressor import assets
+from compressor import assets, commit
 from compressor.artifact import Blueprint
 from compressor.compare.front import pareto
 from compressor.compare.runs import Rejected, load_runs, why_of
@@ -151,7 +151,7 @@ class Screen:
         rejected = tuple(r for r in found.rejected if r.folder not in lost)
         view = comparison(compare(replace(found, rejected=(*rejected, *lost.values()))))
         show(view, self.console)
-        (folder / "comparison.md").write_text(to_markdown(view), encoding="utf-8")
+        commit.write_text_atomic(folder / "comparison.md", to_markdown(view))
         self.line("saved", str(folder))
 
     def fronts(self, folder: Path) -> None:
@@ -161,7 +161,7 @@ class Screen:
             return
         view = front_view(pareto(compare(found)))
         show(view, self.console)
-        (folder / "fronts.md").write_text(to_markdown(view), encoding="utf-8")
+        commit.write_text_atomic(folder / "fronts.md", to_markdown(view))
 
 
 def shape(blueprint: Blueprint) -> str:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,10 @@ class Checkpoints:
         """Return the end of a stage that was finished before."""
         if self.folder is None or not (self.folder / FINISHED).exists():
             return None
-        return self._read(self.folder / FINISHED)
+        found = self._read(self.folder / FINISHED)
+        if found is not None:
+            self._remove(self._steps())  # of a process that was killed before it could
+        return found
 
     def newest(self) -> Snapshot | None:
         """Return the newest checkpoint that is intact.
@@ -90,21 +93,24 @@ class Checkpoints:
         name = f"step-{snapshot.facts['step']:09}-epoch-{snapshot.facts['epoch']:04}"
         self._commit(self.folder / name, snapshot)
         failpoint("checkpoint.written")
-        for old in self._steps()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        self._remove(self._steps()[:-KEPT])
 
     def finish(self, snapshot: Snapshot) -> None:
         """Commit the stage's end; its checkpoints are then of no more use."""
         if self.folder is None:
             return
         self._commit(self.folder / FINISHED, snapshot)
-        for old in self._steps():
-            shutil.rmtree(old, ignore_errors=True)
+        self._remove(self._steps())
 
     def tidy(self) -> None:
         """Remove what a killed process left half-written."""
         if self.folder is not None:
             sweep_leftovers(self.folder)
+
+    @staticmethod
+    def _remove(steps: Sequence[Path]) -> None:
+        for old in steps:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _steps(self) -> list[Path]:
         return [] if self.folder is None else sorted(p for p in self.folder.glob("step-*") if p.is_dir())

@@ -93,6 +93,17 @@ def test_a_finished_stage_is_not_run_again(tmp_path, uninterrupted) -> None:
     assert result.best_epoch == uninterrupted[3].best_epoch and result.epochs
 
 
+def test_what_a_process_killed_at_the_end_of_a_stage_left_is_removed(tmp_path, uninterrupted) -> None:
+    folder = tmp_path / "stage"
+    train(folder, halt_at=5)
+    steps = [shutil.copytree(step, tmp_path / step.name) for step in folder.glob("step-*")]
+    assert train(folder)[0] == uninterrupted[0]
+    for step in steps:
+        step.rename(folder / step.name)
+    assert train(folder, halt_at=0)[3].resumed_from == "finished"
+    assert [p.name for p in folder.iterdir()] == ["finished"]
+
+
 def test_a_reused_stage_says_so_and_keeps_its_time(tmp_path, caplog) -> None:
     first = train(tmp_path / "stage")[3]
     with caplog.at_level(logging.INFO, "compressor"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from compressor import commit
 from compressor.report.html import pareto, strips, waterfall
 from compressor.report.html.page import WIDE, to_html
 from compressor.report.html.svg import standalone
@@ -20,7 +21,7 @@ PAGE = "report.html"
 def write_html(report: Report, folder: Path) -> Path:
     """Write the page and, under `plots/`, each plot as SVG; return the path of the page."""
     page = folder / PAGE
-    page.write_text(to_html(report), encoding="utf-8")
+    commit.write_text(page, to_html(report))
     drawn = {f"tradeoff-{plane.key}": pareto.draw(plane, WIDE, legend=True) for plane in report.tradeoffs}
     drawn |= {f"latency-{timing.key}": strips.draw(timing, WIDE) for timing in report.timings}
     if report.stairs is not None:
@@ -28,7 +29,7 @@ def write_html(report: Report, folder: Path) -> Path:
     for name, plot in drawn.items():
         path = folder / "plots" / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.svg"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(standalone(plot), encoding="utf-8")
+        commit.write_text(path, standalone(plot))
     return page
 
 

@@ -1,0 +1,70 @@
+"""Cells of a sweep: what they leave behind when a process dies at the wrong moment."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from compressor import commit
+from compressor.cells import cell, ledger
+from compressor.config import CellConfig, RunConfig
+from compressor.errors import StoreError
+from compressor.registry import Registry
+from compressor.report.screen import Screen
+from compressor.results import RunResult
+from compressor.runfolder import RunFolder
+
+
+def record(folder: Path, status: str) -> None:
+    with RunFolder(folder) as place:
+        place.write_result(RunResult(status=status, run_key="", task="", seed=0, seconds_total=0.0), [])
+        place.commit()
+
+
+def test_the_record_of_a_failed_cell_goes_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path / "0", "failed(DataError: empty)")
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("compressor.commit.folder.discard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        cell._clear_failed(tmp_path / "0")
+    assert not (tmp_path / "0").exists(), "half a record would keep the cell from ever running again"
+    record(tmp_path / "1", "ok")
+    cell._clear_failed(tmp_path / "1")
+    commit.verify(tmp_path / "1")
+
+
+def test_the_desk_of_a_killed_sweep_is_cleared_by_the_next(tmp_path: Path) -> None:
+    killed = (
+        "import os, sys\nfrom pathlib import Path\nfrom compressor.cells import cell\n"
+        "with cell._desk(cell.Cell(overrides=(), folder=Path(sys.argv[1]))) as desk:\n"
+        "    (desk / 'output.txt').write_text('printed')\n    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", killed, str(tmp_path / "0")], check=False).returncode == 9
+    (left,) = (tmp_path / ledger.PLACE).iterdir()
+    with cell._desk(cell.Cell(overrides=(), folder=tmp_path / "1")) as desk:
+        assert desk.is_dir() and not left.exists()
+    assert not list((tmp_path / ledger.PLACE).iterdir())
+
+
+def test_a_disk_that_fills_while_a_cell_prints_ends_that_cell_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cell, "_run", full)
+    asked = cell.Cell(overrides=("seed=0",), folder=tmp_path / "0")
+    composed = cell.Composed(config=RunConfig(), values={}, limits=CellConfig())
+    ended = cell.run_cell(asked, lambda: composed, Registry(methods={}, broken={}), Screen(Console(quiet=True)))
+    assert ended.code == StoreError.exit_code
+    assert ended.result.status.startswith("failed(StoreError: No space left on device while writing ")
+    commit.verify(tmp_path / "0")
+    assert not list((tmp_path / ledger.PLACE).iterdir())
