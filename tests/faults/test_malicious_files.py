@@ -42,6 +42,7 @@ def test_the_hook_notices_every_gadget_and_each_kind_of_act(loaded) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_file_that_runs_something_and_one_that_ends_the_process_are_each_named(tmp_path) -> None:
     lair = Lair(tmp_path)
     lair.prepare()
