@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -20,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
@@ -39,6 +41,7 @@ from compressor.config import (
 )
 from compressor.errors import ConfigError
 from compressor.registry import Registry
+from compressor.tasks import task_type
 
 PROVIDER = "compressor"
 _NOT_OF_THE_RUN = ("method", "chosen", "cell", "tracking")  # taken apart, or about the process and not the numbers
@@ -120,12 +123,18 @@ def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
         PluginError: A method is installed but broken.
     """
     known = option_names(registry)
+    groups = {path.name for path in conf_folder().iterdir() if path.is_dir()}
     typed, _ = get_args_parser().parse_known_args(list(arguments))
-    for override in OverridesParser.create().parse_overrides(overrides=typed.overrides):
+    overrides = [_parsed(text) for text in typed.overrides]
+    if sum(override.key_or_group == "method" for override in overrides) > 1:
+        raise ConfigError("method= is typed twice, and Hydra would drop the first", hint="method=[FIRST,SECOND]")
+    for override in overrides:
         key = override.key_or_group.partition("@")[0]
         if key == "method":
             for name in _method_names(override):
                 registry.get(name)
+        elif key in groups and not _is_name(override.value()):
+            raise ConfigError(f"{override.input_line}: one name is needed", allowed=", ".join(_offered(key)))
         elif key not in known and not key.startswith("hydra"):
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
             raise ConfigError(
@@ -133,6 +142,17 @@ def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
                 allowed=", ".join(near) or "see python -m compressor --cfg job",
                 hint=f"{near[0]}=..." if near else "python -m compressor --help",
             )
+
+
+def _parsed(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(
+            f"{text} cannot be read: {str(error).splitlines()[0]}",
+            allowed="OPTION=VALUE",
+            hint="quotes around a value with spaces, brackets or commas",
+        ) from error
 
 
 def option_names(registry: Registry) -> list[str]:
@@ -152,6 +172,11 @@ def _dotted(node: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(child, DictConfig) and not child._is_none():
             names += _dotted(child, f"{prefix}{key}.")
     return names
+
+
+def _is_name(choice: object) -> bool:
+    """Tell whether Hydra would look for one file of ours: it merges lists, and follows `..` out of the group."""
+    return not isinstance(choice, (list, dict)) and ".." not in str(choice).split("/")
 
 
 def _method_names(override: Override) -> list[str]:
@@ -183,6 +208,7 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
         ConfigError: A value is missing or of the wrong kind, or names something that does not exist.
     """
     run = _to_object(cfg)
+    task_type(run.task.type)
     options: dict[str, MethodConfig] = run.method
 
     def chain(names: Sequence[str]) -> list[ChainStep]:
@@ -242,9 +268,44 @@ def from_plain(values: Mapping[str, Any], registry: Registry) -> DictConfig:
 
 def _to_object(cfg: DictConfig) -> Any:
     try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise explain(error) from error
+    _require_plain(plain, "")
+    try:
         return OmegaConf.to_object(cfg)
+    except ConfigError as error:
+        if not error.got.startswith("train.") or not _fits(cfg.train):
+            raise
+        # The same class holds the settings of both trainings, and says `train` of either.
+        raise ConfigError(f"teacher.{error.got}", allowed=error.allowed, hint=error.hint) from error
     except (OmegaConfBaseException, TypeError, AttributeError) as error:
         raise explain(error) from error
+
+
+def _require_plain(value: Any, option: str) -> None:
+    """Refuse what no option means and what a schema lets through: numbers without end, and lists of anything but plain values.
+
+    Raises:
+        ConfigError: The first such option.
+    """
+    if isinstance(value, dict):
+        for key, below in value.items():
+            _require_plain(below, f"{option}.{key}" if option else str(key))
+        return
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ConfigError(f"{option}={value}", allowed="finite numbers")
+        if isinstance(item, (list, dict)):
+            raise ConfigError(f"{option}={value}", allowed="a list of plain values")
+
+
+def _fits(section: Any) -> bool:
+    try:
+        OmegaConf.to_object(section)
+    except ConfigError:
+        return False
+    return True
 
 
 def explain(error: BaseException) -> ConfigError:
@@ -254,6 +315,9 @@ def explain(error: BaseException) -> ConfigError:
     noise = ("full_key:", "reference_type=", "object_type=", "Config search path", "provider=", "Set the environment")
     lines = [line.strip() for line in str(error).splitlines()]
     told = [line for line in lines if line and not line.startswith(noise)]
+    full = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    if told and full and full not in told[0]:
+        told[0] = f"{full}: {told[0]}"
     cause = error.__cause__
     if len(told) == 1 and cause is not None:
         told += [line.strip() for line in str(cause).splitlines() if line and not line.strip().startswith(noise)]
@@ -262,10 +326,16 @@ def explain(error: BaseException) -> ConfigError:
     return ConfigError(told[0] if told else type(error).__name__, allowed="; ".join(told[1:14]).replace(":;", ":"))
 
 
+def _offered(group: str) -> list[str]:
+    """Return the names of a group's files."""
+    folder = conf_folder() / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
 def _no_such_choice(group: str, name: str) -> ConfigError:
     """Say what a group offers, the nearest first, and where else the name stands."""
     files = {path.relative_to(conf_folder()).with_suffix("") for path in conf_folder().rglob("*.yaml")}
-    offered = sorted(path.relative_to(group).as_posix() for path in files if path.parts[0] == group and path.parts[1:])
+    offered = _offered(group)
     elsewhere = sorted(p.parts[0] for p in files if p.parts[1:] == (name,) and p.parts[0] != group)
     near = [found for found in offered if found.startswith(name)] or difflib.get_close_matches(
         name, offered, cutoff=0.5

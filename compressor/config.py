@@ -128,6 +128,13 @@ class TaskConfig:
                     allowed=f"a split's name, as task.source={self.source}",
                     hint=f"task=file task.{role}={value}, or task.source=file with the task's other settings",
                 )
+        for column in ("text", "label"):
+            _require(bool(getattr(self, column)), f"task.{column}", getattr(self, column), "the name of a column")
+        _require(self.text_pair != "", "task.text_pair", self.text_pair, "the name of a column, or null")
+        names = self.label_names
+        _require(names is None or len(names) > 0, "task.label_names", names, "the names of the classes, or null")
+        if names is not None and len(set(map(str, names))) < len(names):
+            raise ConfigError(f"task.label_names={names}: a name is given twice", allowed="different names")
         _require(self.max_length >= 8, "task.max_length", self.max_length, "8 or more tokens")
         _require(self.unlabelled_limit >= 1, "task.unlabelled_limit", self.unlabelled_limit, "1 or more")
         _require(
@@ -220,6 +227,7 @@ class BenchConfig:
             self.rounds,
             "1, or 3 or more (an interval needs rounds)",
         )
+        _require(len(set(self.baselines)) == len(self.baselines), "bench.baselines", self.baselines, "each chain once")
         _require(self.repeats >= 0, "bench.repeats", self.repeats, "0 or more")
         _require(self.warmup_seconds >= 0, "bench.warmup_seconds", self.warmup_seconds, "0 or more")
         _require(self.warmup_calls >= 1, "bench.warmup_calls", self.warmup_calls, "1 or more")
@@ -243,7 +251,7 @@ class TrackingConfig:
     timeout_s: float = 300.0  # a mirror that takes longer is ended; the run folder can be mirrored again
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("none", "wandb"), "tracking", self.kind, "none, wandb")
+        _require(self.kind in ("none", "wandb"), "tracking.kind", self.kind, "none, wandb")
         modes = ("auto", "online", "offline")
         _require(self.mode in modes, "tracking.mode", self.mode, ", ".join(modes))
         _require(bool(self.project), "tracking.project", self.project, "a name")
@@ -292,4 +300,4 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(self.device in ("auto", "cpu", "cuda"), "device", self.device, "auto, cpu, cuda")
         _require(self.threads >= 0, "threads", self.threads, "0 (all cores) or more")
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import assets, store
 from compressor.artifact import CompressedModel, Form
-from compressor.errors import AssetError, ConfigError, Incompatible
+from compressor.errors import AssetError, CompressorError, ConfigError, Incompatible
 from compressor.tasks.base import Task
+from compressor.weights import require_room
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +55,21 @@ def not_found(checkpoint: str, error: BaseException, option: str = TEACHER) -> A
         allowed=f"a local folder, a reachable Hub id, or a packaged model: {', '.join(assets.model_names())}",
         hint="teacher=e5_small needs no Hub" if option == TEACHER else f"{option}=minilm-l6 needs no Hub",
     )
+
+
+@contextmanager
+def readable(checkpoint: str, option: str = TEACHER) -> Iterator[None]:
+    """Say of whatever a library raises over a checkpoint that it could not be loaded.
+
+    Raises:
+        AssetError: The body raised an error that is not ours.
+    """
+    try:
+        yield
+    except CompressorError:
+        raise
+    except Exception as error:  # of every kind: what a stranger's files say reaches deep into libraries
+        raise not_found(checkpoint, error, option) from error
 
 
 _CONVERT = (
@@ -135,11 +153,13 @@ def _load_foreign(
 ) -> tuple[CompressedModel, PretrainedConfig, set[str]]:
     """Load a Hugging Face checkpoint; return it, its config as saved, and the parameters it did not have."""
     import transformers
-    from safetensors import SafetensorError
 
     known: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    try:
+    require_safetensors(checkpoint, place, option)
+    with readable(checkpoint, option):
         own = transformers.AutoConfig.from_pretrained(place, **known)
+        if Path(place).is_dir():
+            require_room(own, Path(place))
         tokenizer = transformers.AutoTokenizer.from_pretrained(place, **known)
         module, info = getattr(transformers, task.auto_class).from_pretrained(
             place,
@@ -150,8 +170,6 @@ def _load_foreign(
             dtype="float32",
             **task.config_overrides(),
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise not_found(checkpoint, error, option) from error
     fresh = set(info["missing_keys"]) | {key[0] for key in info["mismatched_keys"]}
     encoder = {name for name, _ in module.named_parameters()} - head_parameters(module)
     lost = sorted(name for name in fresh & encoder if ".pooler." not in name)  # a new pooler is trained with the head
@@ -180,9 +198,9 @@ def is_ours(place: str) -> bool:
 def require_torch(folder: Path, option: str = TEACHER) -> dict[str, Any]:
     """Refuse a compiled model of ours; return its record."""
     record = store.read_record(folder)
-    if record["form"] != Form.torch:
+    if record.get("form") != Form.torch:
         raise Incompatible(
-            f"{option}={folder} is a compiled model (form {record['form']})",
+            f"{option}={folder} is a compiled model (form {record.get('form')})",
             allowed="a model that torch runs: one from before it was compiled",
         )
     return record
@@ -192,10 +210,24 @@ def require_safetensors(checkpoint: str, place: str, option: str = TEACHER) -> N
     """Refuse a folder without weights that are safe to open, before anything is spent on it.
 
     Raises:
-        AssetError: It holds pickles, or nothing.
+        AssetError: It holds pickles, or nothing, or an index of shards that names pickles or files elsewhere.
     """
-    if Path(place).is_dir() and not any(Path(place).glob("*.safetensors")):
+    folder = Path(place)
+    if not folder.is_dir():
+        return
+    if not any(folder.glob("*.safetensors")):
         raise not_found(checkpoint, OSError(f"no file named model.safetensors found in {place}"), option)
+    for index in folder.glob("*.safetensors.index.json"):
+        with readable(checkpoint, option):
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if wrong := sorted(
+            str(name) for name in names if Path(name).name != name or Path(name).suffix != ".safetensors"
+        ):
+            raise AssetError(
+                f"{option}={checkpoint}: {index.name} names {wrong[0]}",
+                allowed="safetensors in the same folder; pickles may run code and are not opened",
+                hint=_CONVERT,
+            )
 
 
 def is_quantised(config: PretrainedConfig) -> bool:

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any
 
 from compressor import commit, surgery
 from compressor.artifact import CompressedModel, Form, Head, Step
-from compressor.errors import ConfigError, PluginError, StoreError
+from compressor.errors import CompressorError, ConfigError, PluginError, StoreError
 from compressor.families import encoder_layers
 from compressor.method import CompressionMethod
 from compressor.registry import Registry
 from compressor.registry import load as load_registry
 from compressor.tasks import task_type
-from compressor.weights import load_weights, save_weights, stored_bytes
+from compressor.weights import load_weights, require_room, save_weights, stored_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -99,10 +99,22 @@ def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
     """
     commit.verify(folder)
     record = read_record(folder)
+    try:
+        return _load(folder, record, registry)
+    except CompressorError:
+        raise
+    except Exception as error:  # of every kind: a manifest vouches for bytes, and libraries stumble over what they mean
+        told = (str(error).strip() or "nothing more is known").splitlines()[0]
+        raise StoreError(f"{folder} is no model that we saved: {type(error).__name__}: {told:.300}") from error
+
+
+def _load(folder: Path, record: Mapping[str, Any], registry: Registry | None) -> CompressedModel:
     form = Form(record["form"])
     head = Head(task_type=record["head"]["task_type"], label_names=tuple(record["head"]["label_names"]))
     lineage = tuple(Step(**step) for step in record["lineage"])
     config = read_config(folder)
+    if form is Form.torch:
+        require_room(config, folder)
     artifact = CompressedModel(
         form=form,
         config=config,
@@ -149,9 +161,15 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def read_tokenizer(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a saved artifact."""
+    """Read the tokenizer of a saved artifact.
+
+    Raises:
+        StoreError: There is none; transformers would make up an empty one.
+    """
     from transformers import AutoTokenizer
 
+    if not any(folder.glob("tokenizer*")):
+        raise StoreError(f"{folder} holds no tokenizer")
     return AutoTokenizer.from_pretrained(
         folder, config=config or read_config(folder), local_files_only=True, trust_remote_code=False
     )
@@ -166,7 +184,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read: {error}", hint="a folder written by python -m compressor") from error
     if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
         found = record.get("schema_version") if isinstance(record, dict) else record
@@ -227,6 +245,10 @@ def instantiate(step: Step, registry: Registry) -> CompressionMethod[Any]:
     Raises:
         PluginError: The plugin is missing or no longer knows the options; distribution and version are named.
     """
+    if "${" in json.dumps(dict(step.config)):  # OmegaConf would look it up, in the environment too
+        raise StoreError(
+            f"the options recorded of method '{step.method}' refer to other values", allowed="plain values"
+        )
     try:
         entry = registry.get(step.method)
     except ConfigError as error:

@@ -76,17 +76,18 @@ def checkpoint_blueprint(
     ours = pretrained.is_ours(place)
     record = pretrained.require_torch(Path(place), option) if ours else {}
     known: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    try:
+    with pretrained.readable(checkpoint, option):
         model_config = store.read_config(Path(place)) if ours else AutoConfig.from_pretrained(place, **known)
         tokenizer = AutoTokenizer.from_pretrained(place, config=model_config, **known)
-    except (OSError, ValueError) as error:
-        raise pretrained.not_found(checkpoint, error, option) from error
     pretrained.require_safetensors(checkpoint, place, option)
     if getattr(model_config, "is_encoder_decoder", False) or not hasattr(model_config, "num_hidden_layers"):
         raise Incompatible(f"{option}={checkpoint} is of type {model_config.model_type}, not a transformer encoder")
     for name, value in task.config_overrides().items():
         setattr(model_config, name, value)
     shapes = record.get("layer_shapes")  # of a model of ours whose layers are not as its config says
+    with pretrained.readable(checkpoint, option):
+        cut = surgery.cut(model_config, shapes)
+        inner_multiple = math.gcd(*(shape["neurons"] for shape in shapes or []))
     return Blueprint(
         form=Form.torch,
         config=model_config,
@@ -94,8 +95,8 @@ def checkpoint_blueprint(
         head=task.head,
         trainable=record.get("trainable", True),
         quantised=record.get("quantised", pretrained.is_quantised(model_config)),
-        cut=surgery.cut(model_config, shapes),
-        inner_multiple=math.gcd(*(shape["neurons"] for shape in shapes or [])),
+        cut=cut,
+        inner_multiple=inner_multiple,
     )
 
 

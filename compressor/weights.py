@@ -14,8 +14,10 @@ from compressor.errors import MissingExtra, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PretrainedConfig
 
 FILE_NAME = "model.safetensors"
+_MOST_TIMES, _MOST_LAYERS = 1000, 1000
 _TORCHAO = "tensor_names"  # torchao's header entry: the names of all its tensors, as a JSON list
 
 
@@ -104,6 +106,36 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise StoreError(f"{path} does not fit the model built from its config: {error}") from error
     for name, kept in shared.items():
         _share(model, name, kept)
+
+
+def require_room(config: PretrainedConfig, folder: Path) -> None:
+    """Refuse a config that asks for far more than the weights beside it can fill, before anything of that size is made.
+
+    Raises:
+        StoreError: A table, or all layers, would be a thousand times the weights; or there are more than a thousand layers.
+    """
+    held = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    width, inner = _number(config, "hidden_size", "dim"), _number(config, "intermediate_size", "hidden_dim")
+    layers = _number(config, "num_hidden_layers", "n_layers")
+    asked = {
+        "vocab_size": _number(config, "vocab_size") * _number(config, "embedding_size", "hidden_size", "dim"),
+        "max_position_embeddings": _number(config, "max_position_embeddings") * width,
+        "intermediate_size": width * inner,
+        "hidden_size": width * width,
+        "num_hidden_layers": layers * width if layers <= _MOST_LAYERS else _MOST_TIMES * held + 1,
+    }
+    for name, elements in asked.items():
+        if elements > _MOST_TIMES * held:
+            raise StoreError(
+                f"{folder}/config.json asks for {name}={getattr(config, name, '?')}, and its files have {held:,} bytes",
+                allowed="the config that the weights were saved with",
+            )
+
+
+def _number(config: PretrainedConfig, *names: str) -> int:
+    """Return the first of these entries that is a number; 0 if none is."""
+    found = (getattr(config, name, None) for name in names)
+    return next((value for value in found if isinstance(value, int)), 0)
 
 
 def _joined(parts: dict[str, Tensor], header: dict[str, str]) -> dict[str, Tensor]:

@@ -136,3 +136,18 @@ def test_a_table_shared_with_the_head_is_stored_as_the_encoders(tmp_path, family
     plain, found = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not [name for name in found["missing_keys"] if "embeddings" in name]
     assert torch.equal(plain.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"form": "pickle"}, {"head": None}, {"lineage": "text"}, {"weights_of": 99}, {"layer_shapes": [{}] * 2}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_record_that_says_what_no_record_says_is_a_typed_error(saved, tmp_path, changed) -> None:
+    _, folder = saved
+    record = json.loads((folder / store.RECORD).read_text())
+    (folder / store.RECORD).write_text(json.dumps(record | changed))
+    (folder / commit.MANIFEST).unlink()
+    commit.commit(folder, tmp_path / "again")
+    with pytest.raises(StoreError, match="no model that we saved"):
+        store.load(tmp_path / "again")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import subprocess
@@ -280,6 +281,24 @@ def test_a_cut_file_is_a_typed_error(place, loaded, tmp_path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(AssetError, match="could not be loaded"):
+        teacher.load_pretrained(str(folder), loaded[0])
+
+
+@pytest.mark.parametrize("shard", ["shard.bin", "../elsewhere/model.safetensors", "/dev/zero"])
+def test_an_index_that_names_a_pickle_or_a_file_elsewhere_is_refused(place, loaded, tmp_path, shard) -> None:
+    folder = Path(shutil.copytree(place / "encoder", tmp_path / "sharded"))
+    (folder / "model.safetensors").rename(folder / "other.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": shard}}))
+    with pytest.raises(AssetError, match="names .*(shard.bin|elsewhere|zero)"):
+        teacher.load_pretrained(str(folder), loaded[0])
+
+
+@pytest.mark.parametrize("asked", [{"vocab_size": 10**12}, {"num_hidden_layers": 10**6}, {"intermediate_size": 10**11}])
+def test_a_config_that_asks_for_far_more_than_its_weights_is_refused_at_once(place, loaded, tmp_path, asked) -> None:
+    folder = Path(shutil.copytree(place / "encoder", tmp_path / "vast"))
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | asked))
+    with pytest.raises(StoreError, match=f"asks for {next(iter(asked))}"):
         teacher.load_pretrained(str(folder), loaded[0])
 
 

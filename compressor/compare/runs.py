@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,6 +16,8 @@ from compressor.errors import StoreError
 from compressor.results import OK, SCHEMA_VERSION, RunResult
 
 RESULT, SETTINGS = "result.json", "run.yaml"
+_LONGEST = 150  # bytes of a name that becomes part of a file's name
+_MOST_OPENED, _MOST_VALUES = 5_000, 100_000  # of a run's settings, which have some hundred lines
 _PARTIAL = ".partial-"  # in the name of a run folder in the making
 
 
@@ -175,11 +177,24 @@ def _read(folder: Path, name: str, *, deep: bool) -> Run | Rejected:
             )
         if not result.candidates or result.teacher.role != "teacher":
             raise StoreError(f"{RESULT} does not begin with a teacher")
+        for candidate in result.candidates:
+            _require_name(candidate.name, (name.partition("@")[2] for name in candidate.metrics))
         config, overrides = _settings(folder / SETTINGS)
     except (StoreError, OSError) as error:
         text = error.got if isinstance(error, StoreError) else str(error)
         return _reject(folder, name, Why.damaged, text.removeprefix(f"{folder} is damaged or incomplete: "))
     return Run(folder=folder, name=name, result=result, config=config, overrides=overrides)
+
+
+def _require_name(candidate: str, splits: Iterable[str]) -> None:
+    """Refuse a name that would lead to files elsewhere: predictions are called by candidate and split.
+
+    Raises:
+        StoreError: It is no part of a file's name.
+    """
+    for name in (candidate, *splits):
+        if {"/", "\\", "\0"} & set(name) or len(name.encode(errors="replace")) > _LONGEST:
+            raise StoreError(f"{RESULT} holds the name {name!r:.60}", allowed=f"{_LONGEST} bytes without / or \\")
 
 
 def _settings(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -195,12 +210,31 @@ def _settings(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
 def _yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
+    text = path.read_bytes()
+    if sum(map(text.count, (b"[", b"{", b"- ", b"? "))) > _MOST_OPENED:  # the C parser recurses, and dies of depth
+        raise StoreError(f"{path.name} opens more than {_MOST_OPENED} lists")
     try:
         # The C parser takes a seventh of the time, which is most of reading a run.
-        read = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError) as error:
+        read = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StoreError(f"{path.name} is not valid YAML: {str(error).splitlines()[0]}") from error
+    _require_finite(read, path.name)
     return read if isinstance(read, Mapping) else {}
+
+
+def _require_finite(read: Any, name: str) -> None:
+    """Refuse YAML whose anchors multiply or contain themselves: whoever walked it would never end.
+
+    Raises:
+        StoreError: It unfolds to more values than settings have.
+    """
+    left, seen = [read], 0
+    while left:
+        value = left.pop()
+        seen += 1
+        if seen > _MOST_VALUES:
+            raise StoreError(f"{name} unfolds to more than {_MOST_VALUES} values")
+        left += value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, set)) else ()
 
 
 def _typed(read: Mapping[str, Any]) -> tuple[str, ...]:

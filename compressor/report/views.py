@@ -171,4 +171,6 @@ def plain(value: object) -> Any:
 
 
 def _safe(cell: Cell) -> Cell:
+    if isinstance(cell, str):
+        cell = "".join(c if c.isprintable() or c == "\n" else " " for c in cell)  # a pager would obey escapes
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell

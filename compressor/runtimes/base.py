@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.artifact import Form
-from compressor.errors import MeasureError
+from compressor.errors import CompressorError, MeasureError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +74,21 @@ class Runtime(ABC):
             MissingExtra: The runtime is not installed.
             MeasureError: The folder holds no file of this runtime.
         """
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Say of whatever a runtime raises over a file that it cannot be opened.
+
+    Raises:
+        MeasureError: The body raised an error that is not ours.
+    """
+    try:
+        yield
+    except CompressorError:
+        raise
+    except Exception as error:  # each runtime has kinds of its own
+        raise MeasureError(f"{path} cannot be opened: {str(error).strip():.300}") from error
 
 
 def the_only(folder: Path, suffix: str) -> Path:

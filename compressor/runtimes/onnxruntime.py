@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.artifact import Form
-from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, the_only
+from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, readable, the_only
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -34,7 +34,8 @@ class OnnxRuntime(Runtime):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         path = the_only(folder, ".onnx")
-        return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+        with readable(path):
+            return OnnxSession(ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
 
 
 class OnnxSession(Session):

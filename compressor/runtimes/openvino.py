@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressor.artifact import Form
-from compressor.errors import MissingExtra
+from compressor.errors import MeasureError, MissingExtra
 from compressor.machine import native_bf16
-from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, the_only
+from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, readable, the_only
 from compressor.runtimes.torch_eager import NO_BF16
 
 if TYPE_CHECKING:
@@ -40,8 +40,12 @@ class OpenVino(Runtime):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
-        model = core.read_model(the_only(folder, ".xml" if form is Form.openvino else ".onnx"))
-        return OpenVinoSession(core.compile_model(model, "CPU", settings))
+        path = the_only(folder, ".xml" if form is Form.openvino else ".onnx")
+        with readable(path):
+            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        if not compiled.outputs:
+            raise MeasureError(f"{path} has no output")
+        return OpenVinoSession(compiled)
 
 
 class OpenVinoBf16(OpenVino):

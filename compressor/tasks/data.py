@@ -160,10 +160,7 @@ def _label_names(
 ) -> tuple[str, ...]:
     """Return the class names in index order: the setting's, the data's own, or the sorted labels of the training rows."""
     if config.label_names is not None:
-        names = tuple(str(name) for name in config.label_names)
-        if len(set(names)) < len(names):
-            raise ConfigError(f"task.label_names={list(names)}: a name is given twice", allowed="different names")
-        return names
+        return tuple(str(name) for name in config.label_names)
     if tables["train"].label_names is not None:
         return tables["train"].label_names
     found: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def read_texts(config: TaskConfig) -> list[str]:
     assert name is not None
     if Path(name).suffix in {*BUILDERS, ".txt"}:
         if Path(name).suffix == ".txt":
-            return _existing(name, "task.unlabelled").read_text(encoding="utf-8").splitlines()
+            return _lines(_existing(name, "task.unlabelled"), "task.unlabelled")
         columns = _read_file(name, "task.unlabelled", config).columns
     else:
         files = fetch_table(name, accept_licence=config.accept_licence)
@@ -139,7 +140,7 @@ def _from_hub(config: TaskConfig) -> dict[str, Table]:
     command = f"task.dataset={config.dataset}" + (f" task.subset={config.subset}" if config.subset else "")
     try:
         whole = datasets.load_dataset(config.dataset, config.subset, revision=config.revision)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # of every kind: what a stranger's files say reaches deep into libraries
         raise ConfigError(
             f"{command} could not be loaded from the Hugging Face Hub or its cache: {_first_line(error)}",
             hint="offline, use a packaged task (task=rotten_tomatoes) or your own files (task=file task.train=FILE.csv)",
@@ -169,21 +170,77 @@ def _read_file(path: str, option: str, config: TaskConfig) -> Table:
     _quiet(datasets)
     file = _existing(path, option)
     if file.suffix == ".txt":
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = _lines(file, option)
         return Table(columns={config.text: [line for line in lines if line.strip()]}, place=path)
     if file.suffix not in BUILDERS:
         raise ConfigError(f"{option}={path}: unknown ending '{file.suffix}'", allowed=", ".join(BUILDERS))
     if file.stat().st_size == 0:
         raise DataError(f"{option}={path}: the file is empty")
+    _require_plain(file, f"{option}={path}")
     extra: dict[str, Any] = {}
     if BUILDERS[file.suffix] == "csv":
         extra = {"sep": "\t" if file.suffix == ".tsv" else ","}
         extra |= {"keep_default_na": False, "na_values": [""]}  # NA, null and None are texts; an empty cell is none
     try:
         data = datasets.load_dataset(BUILDERS[file.suffix], data_files=str(file), split="train", **extra)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # of every kind, as above
         raise DataError(f"{option}={path}: the file cannot be read: {_first_line(error.__cause__ or error)}") from error
     return _from_dataset(data, path, config)
+
+
+def _lines(file: Path, option: str) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{option}={file}: byte {error.start} is no UTF-8") from error
+
+
+_PACKED = (
+    b"\x1f\x8b",
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\x28\xb5\x2f\xfd",
+    b"\x04\x22\x4d\x18",
+    b"7z\xbc\xaf",
+    b"Rar!",
+)
+_MOST_COLUMNS, _MOST_NESTED = 5000, 500
+_JSON_PARTS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+
+
+def _require_plain(file: Path, got: str) -> None:
+    """Refuse what the readers would unpack whatever it is called, and what they take hours for or crash on.
+
+    Raises:
+        DataError: It is an archive, its header has thousands of columns, or its JSON is hundreds of levels deep.
+    """
+    with file.open("rb") as stream:
+        start = stream.read(512)
+        if start.startswith(_PACKED) or start[257:262] == b"ustar":
+            raise DataError(
+                f"{got}: the file is compressed or an archive", allowed="a plain file", hint="unpack it first"
+            )
+        stream.seek(0)
+        if BUILDERS[file.suffix] == "csv":
+            columns = stream.readline(10_000_000).count(b"\t" if file.suffix == ".tsv" else b",") + 1
+            if columns > _MOST_COLUMNS:
+                raise DataError(f"{got}: the first line has {columns:,} columns", allowed=f"{_MOST_COLUMNS:,} or fewer")
+        if BUILDERS[file.suffix] == "json":
+            for number, line in enumerate(stream, 1):
+                if line.count(b"[") + line.count(b"{") > _MOST_NESTED and _depth(line) > _MOST_NESTED:
+                    raise DataError(
+                        f"{got}: line {number} is nested too deep", allowed=f"{_MOST_NESTED} levels or fewer"
+                    )
+
+
+def _depth(line: bytes) -> int:
+    deepest = depth = 0
+    for part in _JSON_PARTS.finditer(line):
+        depth += {b"[": 1, b"{": 1, b"]": -1, b"}": -1}.get(part.group(), 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _from_dataset(data: Any, place: str, config: TaskConfig) -> Table:
@@ -198,6 +255,9 @@ def _from_dataset(data: Any, place: str, config: TaskConfig) -> Table:
 
 
 def _quiet(datasets: Any) -> None:
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = (
+        False  # it would tell a server of each file that is read, local ones too
+    )
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
 

@@ -132,13 +132,14 @@ class Checkpoints:
 
     def _read(self, path: Path) -> Snapshot | None:
         """Read a checkpoint; None, with a warning, if it is damaged."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
             verify(path)
             facts = read_json(path / _FACTS)
             parts = {part: load_file(path / f"{part}.safetensors") for part in facts["aliases"]}
-        except (StoreError, OSError, KeyError, TypeError) as error:
+        except (StoreError, SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             self.logger.warning("checkpoint %s is not used: %s", path, error)
             return None
         if facts["identity"] != self.identity:

@@ -69,7 +69,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             step = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(step, dict) and {"stage", "step"} <= set(step):
             steps.append(step)

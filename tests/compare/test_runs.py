@@ -99,12 +99,31 @@ def test_a_result_that_cannot_be_read_is_named(tmp_path: Path, changes: dict, wh
     assert reason in found.rejected[0].reason
 
 
-@pytest.mark.parametrize("text", ["a: [", "[]", "config: {task: 3}", "overrides: []"])
+MULTIPLIED = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "[]", "config: {task: 3}", "overrides: []", "[" * 100_000, MULTIPLIED, "config: &c {again: *c}"],
+    ids=lambda text: text[:20],
+)
 def test_settings_that_cannot_be_read_are_named(tmp_path: Path, text: str) -> None:
     rewrite(write_run(tmp_path / "a", Model()), "run.yaml", text)
     found = load_runs([tmp_path], needs_one=False)
     assert [r.why.value for r in found.rejected] == ["damaged"]
     assert "run.yaml" in found.rejected[0].reason
+
+
+@pytest.mark.parametrize("name", ["../../other/model", "..\\other", "/etc/passwd", "x" * 300])
+def test_a_candidate_whose_name_leads_elsewhere_is_named(tmp_path: Path, name: str) -> None:
+    folder = write_run(tmp_path / "a", Model())
+    data = json.loads((folder / "result.json").read_text())
+    data["candidates"][1]["name"] = name
+    rewrite(folder, "result.json", json.dumps(data))
+    found = load_runs([tmp_path], needs_one=False)
+    assert not found.runs and "holds the name" in found.rejected[0].reason
 
 
 def test_only_verify_reads_every_byte(tmp_path: Path) -> None:

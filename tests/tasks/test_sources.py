@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,28 @@ def test_the_data_s_own_names_settle_what_an_index_means(hub) -> None:
     assert all(e.label == 1 - int(e.text.split()[1]) % 2 for e in data.train)
     _, data = load_task(TaskConfig(source="hub", dataset="some/set", label_names=["bad", "good"]))
     assert all(e.label == int(e.text.split()[1]) % 2 for e in data.train)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", gzip.compress(b"text,label\n"), "compressed or an archive"),
+        ("a.jsonl", b"PK\x03\x04", "compressed or an archive"),
+        ("a.csv", b",".join([b"x"] * 9999) + b"\n", "9,999 columns"),
+        ("a.jsonl", b'{"text": "[[", "label": 1}\n{"text": ' + b"[" * 9999, "line 2 is nested too deep"),
+    ],
+    ids=["gzip", "zip", "wide", "deep"],
+)
+def test_files_that_a_reader_would_unpack_or_die_of_are_refused(tmp_path, name, content, told) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        load_task(TaskConfig(source="file", train=str(tmp_path / name)))
+
+
+def test_reading_a_file_tells_no_server_of_it(tmp_path, monkeypatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    (tmp_path / "a.csv").write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(60)))
+    load_task(TaskConfig(source="file", train=str(tmp_path / "a.csv")))
+    assert not datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
