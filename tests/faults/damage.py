@@ -48,7 +48,11 @@ def _save_model(folder: Path) -> None:
 
 
 def _save_checkpoint(folder: Path) -> None:
-    parts = {"model": {"w": torch.randn(64, 64)}, "optimizer": {"m": torch.randn(64, 64)}, "rng": {"cpu": torch.arange(9)}}
+    parts = {
+        "model": {"w": torch.randn(64, 64)},
+        "optimizer": {"m": torch.randn(64, 64)},
+        "rng": {"cpu": torch.arange(9)},
+    }
     _checkpoints(folder).write(Snapshot(parts=parts, facts={"step": 1, "epoch": 0}))
 
 
@@ -98,7 +102,10 @@ def _damages(whole: Path, flips: int, rng: random.Random) -> Iterator[tuple[str,
             yield f"{name} cut at {share:.0%}", _changed(name, lambda b, share=share: b[: int(len(b) * share)])
         yield f"{name} with a byte more", _changed(name, lambda b: b + b"\0")
         for start in range(0, min(size, 4 * _PAGE), _PAGE):
-            yield f"{name} zeroed from {start}", _changed(name, lambda b, at=start: b[:at] + bytes(len(b[at : at + _PAGE])) + b[at + _PAGE :])
+            yield (
+                f"{name} zeroed from {start}",
+                _changed(name, lambda b, at=start: b[:at] + bytes(len(b[at : at + _PAGE])) + b[at + _PAGE :]),
+            )
     for first, second in zip(names, names[1:], strict=False):
         yield f"{first} and {second} swapped", lambda folder, a=first, b=second: _swap(folder / a, folder / b)
     sizes = [(whole / name).stat().st_size for name in names]

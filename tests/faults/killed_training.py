@@ -17,8 +17,6 @@ from outcome import Outcome  # noqa: E402
 
 from compressor.commit import FAILPOINT_ENV, FAILPOINTS  # noqa: E402
 
-killing.preload("toy_task", "killed_training")
-
 ON_THE_WAY = (*FAILPOINTS, "checkpoint.part", "checkpoint.written")
 _SAVES = 12  # steps of the toy's training, each of which is saved
 
@@ -92,7 +90,10 @@ def kill(folder: Path, kills: int, *, seed: int = 0) -> Outcome:
         failures += [f"{words}: {wrong}"] if wrong else []
         shutil.rmtree(place)
     return Outcome(
-        "training killed at a random moment or failpoint goes on: same bits, at most one save lost", tried, kept, tuple(failures)
+        "training killed at a random moment or failpoint goes on: same bits, at most one save lost",
+        tried,
+        kept,
+        tuple(failures),
     )
 
 
