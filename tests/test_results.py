@@ -215,6 +215,8 @@ def test_every_missing_key_is_an_error_but_for_those_that_came_later() -> None:
     for *parents, key in keys:
         if parents[:1] == ["candidates"] and parents[2:] == [] and key in LATER:
             continue
+        if parents[2:3] == ["latency"] and key == "cuda_peak_bytes":
+            continue
         damaged = copy.deepcopy(data)
         place = damaged
         for parent in parents:
