@@ -19,7 +19,7 @@ from compressor.families import base_model
 from compressor.tasks import task_type
 
 
-class CompressedConfig(PretrainedConfig):  # type: ignore[misc]
+class CompressedConfig(PretrainedConfig):  # type: ignore[misc]  # untyped decorators make it Any to mypy
     """Config of a folder of ours: the encoder's own config as a dictionary."""
 
     model_type = store.MODEL_TYPE
@@ -29,14 +29,14 @@ class CompressedConfig(PretrainedConfig):  # type: ignore[misc]
         super().__init__(**values)
 
 
-class CompressedModel(PreTrainedModel):  # type: ignore[misc]
+class CompressedModel(PreTrainedModel):  # type: ignore[misc]  # the same
     """Stands in the Auto classes for whatever encoder a folder holds; it is never built itself."""
 
     config_class = CompressedConfig
     auto_class = "AutoModel"
 
     @classmethod
-    def from_pretrained(cls, place: str | Path, *_: Any, **options: Any) -> nn.Module:  # type: ignore[override]
+    def from_pretrained(cls, place: str | Path, *_: Any, **options: Any) -> nn.Module:  # type: ignore[override]  # gives whatever was saved
         """Load a folder, or a Hub repository, that `compressor` saved.
 
         Args:

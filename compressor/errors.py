@@ -6,6 +6,8 @@ A message says what was got, what is allowed and what to type next. `exit_code` 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -40,6 +42,20 @@ class CompressorError(Exception):
 
 def _restore(kind: type[CompressorError], got: str, allowed: str, hint: str) -> CompressorError:
     return kind(got, allowed=allowed, hint=hint)
+
+
+@contextmanager
+def told_as(make: Callable[[Exception], CompressorError]) -> Iterator[None]:
+    """Raise what a library raises over a stranger's file as an error of ours, with the cause chained.
+
+    Errors of ours stay as they are, and so does a lack of memory, which no file is to blame for.
+    """
+    try:
+        yield
+    except (CompressorError, MemoryError):
+        raise
+    except Exception as error:  # of every kind: what a file says reaches deep into libraries
+        raise make(error) from error
 
 
 class ConfigError(CompressorError):

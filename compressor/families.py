@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from compressor.errors import Incompatible
 
@@ -150,16 +150,24 @@ def forward_inputs(model: nn.Module, inputs: Mapping[str, Value]) -> dict[str, V
 
 def base_model(model: nn.Module) -> nn.Module:
     """Return the encoder without its task head."""
-    base = getattr(model, "base_model", model)
-    assert base is not None
-    return base  # type: ignore[no-any-return]
+    base: nn.Module = getattr(model, "base_model", model)
+    return base
+
+
+def _config(model: nn.Module) -> Any:
+    """Return the model's config, whose entries differ from family to family; to torch an attribute is a tensor or a module."""
+    return model.config
 
 
 def encoder_layers(model: nn.Module) -> list[nn.Module]:
     """Return the encoder's layer modules, bottom first; layers that share their weights are one module."""
-    where = layout(model.config)  # type: ignore[arg-type]
+    where = layout(_config(model))
     blocks = list(base_model(model).get_submodule(where.layers).children())
-    return [inner for group in blocks for inner in group.albert_layers] if where.shared else blocks  # type: ignore[union-attr]
+    return (
+        [inner for group in blocks for inner in group.get_submodule("albert_layers").children()]
+        if where.shared
+        else blocks
+    )
 
 
 def pick_layers(model: nn.Module, picked: Sequence[int]) -> None:
@@ -172,26 +180,26 @@ def pick_layers(model: nn.Module, picked: Sequence[int]) -> None:
 
     from torch import nn
 
-    path = layers_path(model.config)  # type: ignore[arg-type]
+    path = layers_path(_config(model))
     layers, seen, kept = encoder_layers(model), set[int](), []
     for number in picked:
         kept.append(copy.deepcopy(layers[number]) if number in seen else layers[number])
         seen.add(number)
     parent, _, name = path.rpartition(".")
     setattr(base_model(model).get_submodule(parent), name, nn.ModuleList(kept))
-    model.config.num_hidden_layers = len(kept)  # type: ignore[union-attr]
+    _config(model).num_hidden_layers = len(kept)
     for number, layer in enumerate(kept):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = number  # type: ignore[assignment]
+                setattr(module, "layer_idx", number)  # noqa: B010 - torch types attributes as tensors and modules
 
 
 def layer_call(model: nn.Module, number: int) -> tuple[nn.Module, int]:
     """Return the module that runs as layer `number` (from 0), and how often it has run before in the same forward."""
-    layers, config = encoder_layers(model), model.config
-    if not layout(config).shared:  # type: ignore[arg-type]
+    layers, config = encoder_layers(model), _config(model)
+    if not layout(config).shared:
         return layers[number], 0
-    depth, inner = int(config.num_hidden_layers), int(config.inner_group_num)  # type: ignore[union-attr, arg-type]
+    depth, inner = int(config.num_hidden_layers), int(config.inner_group_num)
     order = [
         group * inner + part
         for group in (int(i * len(layers) / inner / depth) for i in range(depth))
@@ -202,7 +210,7 @@ def layer_call(model: nn.Module, number: int) -> tuple[nn.Module, int]:
 
 def attention_projections(model: nn.Module, layer: nn.Module) -> Projections:
     """Return the q, k and v linears of one of the model's layers."""
-    where = layout(model.config)  # type: ignore[arg-type]
+    where = layout(_config(model))
     return Projections(*(layer.get_submodule(path) for path in (where.query, where.key, where.value)))
 
 

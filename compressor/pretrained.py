@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import assets, store
 from compressor.artifact import CompressedModel, Form
-from compressor.errors import AssetError, CompressorError, ConfigError, Incompatible
+from compressor.errors import AssetError, ConfigError, Incompatible, told_as
 from compressor.tasks.base import Task
 from compressor.weights import require_room
 
@@ -57,19 +57,9 @@ def not_found(checkpoint: str, error: BaseException, option: str = TEACHER) -> A
     )
 
 
-@contextmanager
-def readable(checkpoint: str, option: str = TEACHER) -> Iterator[None]:
-    """Say of whatever a library raises over a checkpoint that it could not be loaded.
-
-    Raises:
-        AssetError: The body raised an error that is not ours.
-    """
-    try:
-        yield
-    except CompressorError:
-        raise
-    except Exception as error:  # of every kind: what a stranger's files say reaches deep into libraries
-        raise not_found(checkpoint, error, option) from error
+def readable(checkpoint: str, option: str = TEACHER) -> AbstractContextManager[None]:
+    """Return a context in which whatever a library raises over a checkpoint is an `AssetError` that names it."""
+    return told_as(lambda error: not_found(checkpoint, error, option))
 
 
 _CONVERT = (

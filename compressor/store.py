@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor import commit, surgery
 from compressor.artifact import CompressedModel, Form, Head, Step
-from compressor.errors import CompressorError, ConfigError, PluginError, StoreError
+from compressor.errors import ConfigError, PluginError, StoreError, told_as
 from compressor.families import encoder_layers
 from compressor.method import CompressionMethod
 from compressor.registry import Registry
@@ -99,13 +99,13 @@ def load(folder: Path, registry: Registry | None = None) -> CompressedModel:
     """
     commit.verify(folder)
     record = read_record(folder)
-    try:
-        return _load(folder, record, registry)
-    except CompressorError:
-        raise
-    except Exception as error:  # of every kind: a manifest vouches for bytes, and libraries stumble over what they mean
+
+    def stumbled(error: Exception) -> StoreError:  # a manifest vouches for bytes, not for what they mean
         told = (str(error).strip() or "nothing more is known").splitlines()[0]
-        raise StoreError(f"{folder} is no model that we saved: {type(error).__name__}: {told:.300}") from error
+        return StoreError(f"{folder} is no model that we saved: {type(error).__name__}: {told:.300}")
+
+    with told_as(stumbled):
+        return _load(folder, record, registry)
 
 
 def _load(folder: Path, record: Mapping[str, Any], registry: Registry | None) -> CompressedModel:

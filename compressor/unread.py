@@ -31,6 +31,10 @@ def require_read(overrides: Sequence[str], config: RunConfig, registry: Registry
         "task.revision": (config.task.source == "hub", "task.source=hub"),
         "cell.": (False, "a multirun: -m"),
         "tracking.": ({"tracking=wandb", "tracking.kind=wandb"} & set(overrides), "tracking=wandb"),
+        "bench.device": (
+            not any(o.startswith("bench.runtimes=") and o != "bench.runtimes=[auto]" for o in overrides),
+            "bench.runtimes=[auto]",
+        ),
         "bench.throughput_batch": (config.bench.throughput, "bench.throughput=true"),
         "teacher.revision": (not packaged, "a Hub id as teacher.checkpoint"),
         **{f"method.{m}.": (m in names, f"a chain or baseline with {m}") for m in registry.methods},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from compressor.compare.pairing import significance
 from compressor.compare.ranking import ALPHA
@@ -67,7 +68,7 @@ def pareto(table: Table) -> tuple[Front, ...]:
         fronts.append(_front(table, task, SIZE, lambda row: row.size_bytes, higher=False))
         for setting in (s for s in table.settings if s.task == task):
             key = (task, setting.label)
-            fronts.append(_front(table, task, setting.label, lambda row, key=key: _speed(row, key), higher=True))  # type: ignore[misc]
+            fronts.append(_front(table, task, setting.label, partial(_speed, key=key), higher=True))
     return tuple(fronts)
 
 

@@ -117,7 +117,10 @@ def load_runs(
                     read = _reject(folder, read.name, Why.copy, f"the same run as {twin.name}")
                 else:
                     prints[mark] = read
-            (runs if isinstance(read, Run) else rejected).append(read)  # type: ignore[arg-type]
+            if isinstance(read, Run):
+                runs.append(read)
+            else:
+                rejected.append(read)
     if needs_one and not runs:
         reasons = "; ".join(f"{r.name}: {r.reason}" for r in rejected[:5])
         raise StoreError(

@@ -113,7 +113,7 @@ def _torch_build() -> list[str]:
 
 
 def _gpus() -> list[dict[str, str]] | str:
-    """Return what the driver says of each NVIDIA device that torch can use; an empty list where it uses none."""
+    """Return what the driver says of the machine's NVIDIA devices; an empty list where torch can use none."""
     import torch
 
     if not torch.cuda.is_available():

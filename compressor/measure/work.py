@@ -70,7 +70,9 @@ def _or_reason(count: Any) -> tuple[float | None, str | None]:
         return float(count()), None
     except CompressorError as error:
         return None, error.got
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # each counter walks a library's graph: what it does not know is a reason, not the end of a run
         return None, " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
@@ -110,7 +112,7 @@ def torch_macs(module: nn.Module, inputs: Inputs) -> int:
     def leave(part: nn.Module, args: Any, output: Any) -> None:
         nonlocal missed
         rows = output.numel() // part.out_features
-        whole = rows * part.in_features * part.out_features  # type: ignore[operator]
+        whole = rows * part.in_features * part.out_features  # type: ignore[operator]  # of a linear they are numbers
         missed += max(0, whole - (counter.get_total_flops() - before[id(part)]) // 2)
 
     linears = [p for p in module.modules() if _is_linear(p)]

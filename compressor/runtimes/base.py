@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.artifact import Form
-from compressor.errors import CompressorError, MeasureError
+from compressor.errors import MeasureError, told_as
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,19 +76,9 @@ class Runtime(ABC):
         """
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Say of whatever a runtime raises over a file that it cannot be opened.
-
-    Raises:
-        MeasureError: The body raised an error that is not ours.
-    """
-    try:
-        yield
-    except CompressorError:
-        raise
-    except Exception as error:  # each runtime has kinds of its own
-        raise MeasureError(f"{path} cannot be opened: {str(error).strip():.300}") from error
+def readable(path: Path) -> AbstractContextManager[None]:
+    """Return a context in which whatever a runtime raises is a `MeasureError` that names the file."""
+    return told_as(lambda e: MeasureError(f"{path.name} cannot be opened: {type(e).__name__}: {str(e).strip():.300}"))
 
 
 def the_only(folder: Path, suffix: str) -> Path:

@@ -7,18 +7,12 @@ logits waits for the device, so nothing of a call is left running when the next 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compressor.artifact import Form
-from compressor.errors import MeasureError
-from compressor.families import forward_names
 from compressor.machine import native_bf16
-from compressor.runtimes.base import Inputs, Logits, ModelOpener, Session
+from compressor.runtimes.base import ModelOpener, Session
 from compressor.runtimes.torch_compile import compile_for_every_length
-from compressor.runtimes.torch_eager import TorchEager, is_float32
-
-if TYPE_CHECKING:
-    from torch import nn
+from compressor.runtimes.torch_eager import TorchEager, TorchSession
 
 
 class TorchCuda(TorchEager):
@@ -35,16 +29,8 @@ class TorchCuda(TorchEager):
     def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
         import torch
 
-        if open_model is None:
-            raise TypeError("the torch runtime needs open_model")
-        torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
-        model = open_model(folder)
-        if self.precision != "fp32":
-            if not is_float32(model):
-                raise MeasureError(f"its weights are integers, whose arithmetic is not converted to {self.precision}")
-            model = model.to(torch.float16 if self.precision == "fp16" else torch.bfloat16)
-        return CudaSession(model)
+        return super().load(folder, form, threads, open_model=open_model)
 
 
 class TorchFp16Cuda(TorchCuda):
@@ -71,7 +57,7 @@ class TorchCompileCuda(TorchCuda):
 
     def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
         session = super().load(folder, form, threads, open_model=open_model)
-        assert isinstance(session, CudaSession)
+        assert isinstance(session, TorchSession)
         compile_for_every_length(session.model)
         return session
 
@@ -81,19 +67,3 @@ class TorchCompileFp16Cuda(TorchCompileCuda):
 
     name = "torch_compile_fp16_cuda"
     precision = "fp16"
-
-
-class CudaSession(Session):
-    """A module in eval mode on the device, with one stream; packed and integer weights stay as the method saved them."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model.eval().to("cuda")
-        self._names = forward_names(model)
-
-    def run(self, inputs: Inputs) -> Logits:
-        import torch
-
-        with torch.inference_mode():
-            tensors = {k: torch.from_numpy(v).to("cuda") for k, v in inputs.items() if k in self._names}
-            logits: Logits = self.model(**tensors).logits.float().cpu().numpy()
-        return logits

@@ -1,4 +1,4 @@
-"""PyTorch as it is: the saved module in eager mode, in float32 or bfloat16."""
+"""PyTorch as it is: the saved module in eager mode, in float32 or in half precision."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TorchEager(Runtime):
         if open_model is None:
             raise TypeError("the torch runtime needs open_model")
         torch.set_num_threads(threads)
-        return TorchSession(open_model(folder))
+        return TorchSession(open_model(folder), device=self.device, precision=self.precision)
 
 
 class TorchBf16(TorchEager):
@@ -44,34 +44,45 @@ class TorchBf16(TorchEager):
     def available(self) -> str | None:
         return None if native_bf16("cpu") else NO_BF16
 
-    def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
-        import torch
-
-        session = super().load(folder, form, threads, open_model=open_model)
-        assert isinstance(session, TorchSession)
-        if not is_float32(session.model):
-            raise MeasureError("its weights are integers, whose arithmetic is not converted to bfloat16")
-        session.model.to(torch.bfloat16)
-        return session
-
 
 class TorchSession(Session):
-    """A module in eval mode. Floating weights are computed in float32: half precision is slower on most CPUs."""
+    """A module in eval mode, with its floating weights in one precision.
 
-    def __init__(self, model: nn.Module) -> None:
+    In float32 too: half precision is slower on most CPUs, and a runtime's name says what it computes in. Packed or integer
+    weights stay as the method saved them.
+
+    Args:
+        model: Loaded on the CPU.
+        device: `cpu` or `cuda`.
+        precision: fp32, fp16 or bf16.
+
+    Raises:
+        MeasureError: Half precision is asked of a module that holds integers.
+    """
+
+    def __init__(self, model: nn.Module, *, device: str = "cpu", precision: str = "fp32") -> None:
         import torch
 
-        # Only half-precision tensors are widened; packed or integer weights stay as the method saved them.
-        half = any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters())
-        self.model = (model.float() if half else model).eval()
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
+            model = model.float()
+        if precision != "fp32":
+            dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+            if not is_float32(model):
+                name = str(dtype).removeprefix("torch.")
+                raise MeasureError(f"its weights are integers, whose arithmetic is not converted to {name}")
+            model = model.to(dtype)
+        self.model = model.eval()
+        if device != "cpu":  # to some packed weights a move to where they are is a conversion
+            self.model.to(device)
+        self._device = device
         self._names = forward_names(model)
 
     def run(self, inputs: Inputs) -> Logits:
         import torch
 
         with torch.inference_mode():
-            tensors = {k: torch.from_numpy(v) for k, v in inputs.items() if k in self._names}
-            logits: Logits = self.model(**tensors).logits.float().numpy()
+            tensors = {k: torch.from_numpy(v).to(self._device) for k, v in inputs.items() if k in self._names}
+            logits: Logits = self.model(**tensors).logits.float().cpu().numpy()
         return logits
 
 

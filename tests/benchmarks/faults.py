@@ -1,6 +1,6 @@
 """Count the promises of reliability under faults, and print the table; a promise that is not kept makes the exit code 1.
 
-python tests/benchmarks/faults.py                  # every suite in full; about an hour on two cores
+python tests/benchmarks/faults.py                  # every suite in full; killing trainings and sweeps takes by far the longest
 python tests/benchmarks/faults.py --share 0.1      # a tenth of the kills
 python tests/benchmarks/faults.py --only writers damage
 """

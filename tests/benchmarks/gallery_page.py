@@ -124,11 +124,12 @@ def recipes() -> list[str]:
 
 
 def on_gpu(runs: Runs) -> dict[tuple[str, int], str]:
-    """Return the GPU of every (experiment, seed) that was not made on the CPU alone."""
+    """Return the GPU of every (experiment, seed) that was trained on one."""
     found = {}
     for run in runs.runs:
-        for device in run.result.environment.get("gpus", []):
-            found |= {(name, run.result.seed): device["name"] for name in _names(run)}
+        gpus = run.result.environment.get("gpus", [])
+        if gpus and run.config["device"] != "cpu":
+            found |= {(name, run.result.seed): gpus[0]["name"] for name in _names(run)}
     return found
 
 

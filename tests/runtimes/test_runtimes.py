@@ -16,6 +16,7 @@ from compressor.runtimes import RUNTIMES, get_runtime, runtime_for
 from compressor.runtimes import openvino as openvino_file
 from compressor.runtimes import torch_eager as torch_file
 from compressor.runtimes.export import export_onnx
+from compressor.runtimes.torch_eager import TorchSession
 from compressor.testing.tiny import tiny_bert, tiny_tokenizer
 
 
@@ -121,8 +122,16 @@ def test_half_precision_on_cuda_is_refused_for_integers_before_the_device_is_tou
     model, folder, _, _ = tiny
     packed = copy.deepcopy(model)
     packed.register_buffer("codes", torch.zeros(4, 4, dtype=torch.int8))
-    with pytest.raises(MeasureError, match="integers.*fp16"):
+    with pytest.raises(MeasureError, match="integers.*float16"):
         RUNTIMES["torch_fp16_cuda"].load(folder, Form.torch, 1, open_model=lambda _: packed)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_a_model_saved_in_halves_computes_in_the_precision_that_the_runtime_names(tiny, precision, dtype) -> None:
+    model, _, batches, expected = tiny
+    session = TorchSession(copy.deepcopy(model).half(), precision=precision)
+    assert {p.dtype for p in session.model.parameters()} == {dtype}
+    assert np.abs(session.run(batches[0]) - expected[0]).max() < 0.03
 
 
 def test_without_a_device_cuda_runtimes_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
