@@ -14,6 +14,13 @@ def steps(*names):
     return [ChainStep(name=n, config=METHODS.get(n).method.Config()) for n in names]
 
 
+def test_a_device_beside_named_runtimes_is_read_by_nobody() -> None:
+    config = RunConfig(bench=BenchConfig(device="cuda", runtimes=["torch"]))
+    with pytest.raises(ConfigError, match="bench.device=cuda"):
+        require_read(["bench.device=cuda", "bench.runtimes=[torch]"], config, METHODS)
+    require_read(["bench.device=cuda", "bench.runtimes=[auto]"], RunConfig(bench=BenchConfig(device="cuda")), METHODS)
+
+
 @pytest.mark.parametrize(
     ("typed", "chain", "reader"),
     [
