@@ -63,7 +63,7 @@ def kill(folder: Path, kills: int, *, writers: int, seed: int = 0) -> Outcome:
         killing.kill_after(process, 0)
     failures += _what_is_wrong(place, notes) + [f"after the sweep: {left}" for left in _leftovers(place)]
     word = f"{writers} writer{'s' * (writers > 1)}"
-    return Outcome(f"run folders under kill -9, {word}: none lost, half-written or twice", kills, kept, tuple(failures))
+    return Outcome(f"run folders under kill -9, {word}: none lost, none half-written", kills, kept, tuple(failures))
 
 
 def _place(folder: Path, era: int) -> tuple[Path, Path]:
