@@ -126,12 +126,14 @@ def test_others_are_not_touched(tmp_path: Path) -> None:
 def test_an_interrupt_is_passed_on_and_the_cell_may_save_its_work(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     cell = (
-        "import pathlib, sys, time\n"
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in what a shell starts with `&`
         "try:\n    print('ready', flush=True); time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.5); pathlib.Path(sys.argv[1]).write_text('whole')\n"
     )
     parent = (
-        "import os, sys; from pathlib import Path; from compressor.cells.supervisor import supervise\n"
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from pathlib import Path; from compressor.cells.supervisor import supervise\n"
         "from compressor.config import CellConfig\n"
         "def show(chunk): sys.stdout.write(chunk.decode()); sys.stdout.flush()\n"
         "supervise([sys.executable, '-c', *sys.argv[1:3]], environment=os.environ, limits=CellConfig(),"
