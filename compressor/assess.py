@@ -35,11 +35,11 @@ from compressor.measure.saved import require_saved_is_what_was_made
 from compressor.measure.scenario_runs import measure_scenarios
 from compressor.measure.scenarios import NOTHING, Plan, Scenario, plan_scenarios
 from compressor.measure.size import measure_size
-from compressor.measure.workload import Workload, choose_workload
-from compressor.results import OK, CandidateResult, Comparison, LineageStep, RunResult, Work
+from compressor.measure.workload import Replay, Workload, choose_workload, pad_replay
+from compressor.results import OK, PADDED, CandidateResult, Comparison, LineageStep, RunResult, Work
 from compressor.runtimes import get_runtime
 from compressor.tasks import TASK_TYPES
-from compressor.tasks.base import Task
+from compressor.tasks.base import Padding, Task
 from compressor.tasks.data import TaskData
 from compressor.timing import judge_rounds, latency_record, round_records, scenario_records
 
@@ -113,7 +113,7 @@ def assess(
             "rounds": round_records(measured.latency),
             **_scenario_facts(measured),
         },
-        notes=(*_notes(entries), *measured.plan.left_out),
+        notes=(*_notes(entries), *_padding_notes(measured.latency), *measured.plan.left_out),
     )
 
 
@@ -177,9 +177,10 @@ def _measure(
         scored = {one.candidate.name: one for one in found}
         bar.advance()
         judge = judge_rounds(entries[0].name, config.seed)
+        padded = _padded(found[0], entries[0].artifact, task, work) if bench.padded else None
         scenarios: Mapping[Scenario, LatencyRun] = {}
         with alone_on_this_machine():
-            latency = measure_latency(found, bench, work, seed=config.seed, judge=judge)
+            latency = measure_latency(found, bench, work, seed=config.seed, judge=judge, padded=padded)
             bar.advance()
             if plan != NOTHING:
                 scenarios = measure_scenarios(
@@ -203,6 +204,15 @@ def _measure(
         plan=plan,
         scenarios=scenarios,
     )
+
+
+def _padded(scored: AccuracyResult, artifact: CompressedModel, task: Task, work: Path) -> Path:
+    """Write the teacher's texts, padded to the longest that the task and the model take."""
+    assert scored.replay is not None
+    longest = min(filter(None, [task.config.max_length, most_tokens(artifact.config)]))
+    path = work / "padded.npz"
+    pad_replay(Replay.load(scored.replay), Padding.of(artifact.tokenizer), longest).save(path)
+    return path
 
 
 def _on_cuda(latency: LatencyRun) -> list[tuple[str, str]]:
@@ -316,3 +326,9 @@ def _notes(entries: Sequence[Entry]) -> tuple[str, ...]:
         for step in entry.artifact.lineage
         if "linears_quantised" in step.notes
     )
+
+
+def _padding_notes(run: LatencyRun) -> tuple[str, ...]:
+    """Say why nothing is known of padding where it was asked for."""
+    refused = [(t.runtime, t.refusals[PADDED]) for t in run.runtimes if PADDED in t.refusals]
+    return tuple(f"{runtime}, padded texts: {why}" for runtime, why in refused)

@@ -178,6 +178,7 @@ RUNTIMES = (
     "torch", "onnxruntime", "openvino", "torch_compile", "torch_bf16", "openvino_bf16",
     "torch_cuda", "torch_fp16_cuda", "torch_bf16_cuda", "torch_compile_cuda", "torch_compile_fp16_cuda",
 )  # fmt: skip
+EAGER = ("torch", "torch_cuda")  # where everybody starts, on either device; speed-ups are split from there
 _RUNTIMES_OF = {
     "cpu": ["torch", "onnxruntime", "openvino"],
     "cuda": ["torch_cuda", "torch_fp16_cuda", "torch_compile_fp16_cuda"],
@@ -199,6 +200,9 @@ class BenchConfig:
     warmup_calls: int = 20  # of each model and runtime, before the first timed call of a round
     warmup_seconds: float = 0.5  # the same, at least so long
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
+    padded: bool = (
+        False  # also the teacher in eager torch on texts padded to task.max_length, for what not padding brings
+    )
     memory: bool = True  # peak memory, each model in a process of its own
     end_to_end: bool = False  # also calls that begin with the raw text, tokenizer included; takes as long again
     throughput: bool = False  # also texts a second in sorted batches, and where the machine tells, the energy of a text
@@ -218,6 +222,12 @@ class BenchConfig:
         for runtime in self.runtimes:
             _require(runtime in RUNTIMES, "bench.runtimes", runtime, ", ".join(RUNTIMES))
         _require(len(set(self.runtimes)) == len(self.runtimes), "bench.runtimes", self.runtimes, "each runtime once")
+        _require(
+            not self.padded or any(name in self.runtimes for name in EAGER),
+            "bench.padded",
+            True,
+            f"false, or {' or '.join(EAGER)} among bench.runtimes",
+        )
         for name in ("threads", "batch_size", "texts", "throughput_batch"):
             _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
         _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")

@@ -12,7 +12,7 @@ from compressor.compare.stability import doubts, unknowns
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
 from compressor.compare.verdicts import compare_latency
 from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun, LatencySamples
-from compressor.measure.rounds import NULL, Samples
+from compressor.measure.rounds import CONTROLS, NULL, Samples
 from compressor.measure.scenarios import Plan, Scenario
 from compressor.results import Latency, Percentile, ScenarioSpeed
 from compressor.runtimes import get_runtime
@@ -28,8 +28,9 @@ def judge_rounds(baseline: str, seed: int) -> Judge:
         for runtime in dict.fromkeys(arm.runtime for arm in samples):
             found = {arm.name: ns for arm, ns in samples.items() if arm.runtime == runtime}
             if (base := found.pop(baseline, None)) is not None:
-                said += [Complaint(runtime, t) for t in doubts(base, found.pop(NULL, None), seed=seed)]
-                said += [Complaint(runtime, t, again=False) for t in unknowns(base, found, seed=seed)]
+                candidates = {name: ns for name, ns in found.items() if name not in CONTROLS}
+                said += [Complaint(runtime, t) for t in doubts(base, found.get(NULL), seed=seed)]
+                said += [Complaint(runtime, t, again=False) for t in unknowns(base, candidates, seed=seed)]
         return said
 
     return judge

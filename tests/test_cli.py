@@ -72,6 +72,7 @@ def finished(place):
         "bench.throughput=true",
         "bench.throughput_batch=8",
         "bench.surface=true",
+        "bench.padded=true",
         f"hydra.run.dir={folder}",
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -122,6 +123,15 @@ def test_the_result_has_what_was_promised(finished) -> None:
     assert judged.margin == pytest.approx(0.05 * result.teacher.metrics["accuracy"].value)
     assert judged.p_value is not None and judged.keeps_99 is not None
     assert result.task_type == "classification" and len(result.label_names) == 2
+
+
+def test_a_speed_up_is_split_from_padded_texts_on(finished) -> None:
+    folder, _ = finished
+    report = (folder / "report.md").read_text()
+    words = "eager and in float32, on texts padded to the longest that the task takes"
+    assert words in report and "no padding x" in report
+    page = (folder / "report.html").read_text()
+    assert words in page and "no padding" in page
 
 
 def test_every_scenario_that_was_asked_for_is_in_result_report_and_raw_samples(finished) -> None:

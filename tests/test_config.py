@@ -23,6 +23,7 @@ from compressor.errors import ConfigError
         (lambda: BenchConfig(runtimes=["tensorrt"]), "bench.runtimes=tensorrt"),
         (lambda: BenchConfig(device="tpu"), "bench.device=tpu"),
         (lambda: BenchConfig(runtimes=["auto", "torch"]), "bench.runtimes=auto"),
+        (lambda: BenchConfig(runtimes=["onnxruntime"], padded=True), "bench.padded=True"),
         (lambda: BenchConfig(blocks=1), "bench.blocks=1"),
         (lambda: BenchConfig(margin=0.0), "bench.margin=0.0"),
         (lambda: BenchConfig(margin=1.0), "bench.margin=1.0"),

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from compressor.compare.bootstrap import speed_up
 from compressor.compare.statistics import Interval
+from compressor.config import EAGER
 from compressor.errors import StoreError
-from compressor.results import LineageStep
+from compressor.results import PADDED, LineageStep
 
-# The runtimes that everybody starts from: the first that the teacher was timed in.
-STARTS: Final = ("torch", "torch_cuda")
 # The same engine on the same device in float32: what is between the two is precision alone.
 _IN_FP32: Final = {
     "torch_bf16": "torch",
@@ -46,13 +45,15 @@ class Attribution:
         candidate: The model.
         runtime: Where it is so fast.
         start: The runtime of eager torch: of the CPU, or of a CUDA device where nothing was timed on the CPU.
+        padded: Whether the start is the teacher on texts padded to the longest that the task takes.
         total: The whole.
-        parts: Runtime, precision and the chain.
+        parts: Padding, runtime, precision and the chain.
     """
 
     candidate: str
     runtime: str
     start: str
+    padded: bool
     total: SpeedPart
     parts: tuple[SpeedPart, ...]
 
@@ -91,7 +92,8 @@ def attribute(
 ) -> Attribution | None:
     """Split the speed-up of a candidate over the teacher in eager torch.
 
-    The first part is the runtime: the teacher there against the teacher in eager torch. Where the runtime computes in half
+    Where the teacher was timed on padded texts too (`bench.padded`), that is the start, and not padding the first part. Then
+    comes the runtime: the teacher there against the teacher in eager torch. Where the runtime computes in half
     precision and its float32 sibling was timed too, that is two parts, the sibling and the precision. Then comes one part for
     each stretch of the candidate's chain that ends in a model which was timed there as well, such as the baseline `distill` of
     the chain `[distill,int8_onnx]`; steps between two such models share a part. All cells come from one interleaved experiment.
@@ -100,16 +102,20 @@ def attribute(
     Returns:
         None where the teacher was not timed in eager torch or on this runtime, or the candidate not on this runtime.
     """
-    start = next((name for name in STARTS if (teacher, name) in cells), None)
+    start = next((name for name in EAGER if (teacher, name) in cells), None)
     there, end = cells.get((teacher, runtime)), cells.get((candidate, runtime))
     if start is None or there is None or end is None:
         return None
     parts = []
+    plain = cells[teacher, start]
+    slowest = cells.get((PADDED, start), plain)
+    if slowest is not plain:
+        parts.append(_part("no padding", plain, slowest, seed))
     fp32 = _IN_FP32.get(runtime, runtime)
     if fp32 != runtime and (teacher, fp32) not in cells:
         fp32 = runtime
     if fp32 != start:
-        parts.append(_part(f"runtime {fp32}", cells[teacher, fp32], cells[teacher, start], seed))
+        parts.append(_part(f"runtime {fp32}", cells[teacher, fp32], plain, seed))
     if fp32 != runtime:
         parts.append(_part(f"precision {runtime}", there, cells[teacher, fp32], seed))
     before, done = there, 0
@@ -117,8 +123,14 @@ def attribute(
         steps = lineages[candidate][done:length]
         parts.append(_part(" + ".join(step.method for step in steps), cells[name, runtime], before, seed))
         before, done = cells[name, runtime], length
-    total = _part("total", end, cells[teacher, start], seed)
-    return Attribution(candidate=candidate, runtime=runtime, start=start, total=total, parts=tuple(parts))
+    return Attribution(
+        candidate=candidate,
+        runtime=runtime,
+        start=start,
+        padded=slowest is not plain,
+        total=_part("total", end, slowest, seed),
+        parts=tuple(parts),
+    )
 
 
 def _way(candidate: str, runtime: str, lineages: Lineages, cells: Cells) -> list[tuple[int, str]]:

@@ -16,11 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.artifact import Form
+from compressor.config import EAGER
 from compressor.measure import noise
 from compressor.measure.accuracy import AccuracyResult
 from compressor.measure.energy import Energy, Meter, total
 from compressor.measure.rounds import NULL, Samples, Taken, run_round
 from compressor.measure.schedule import Arm
+from compressor.results import PADDED
 from compressor.runtimes import Runtime, get_runtime
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class LatencyResult:
         batch_size: Texts a call.
         timed: Samples by candidate name, in the order given; refused ones are missing.
         null: The first candidate loaded a second time; None when it was refused.
+        padded: The first candidate on padded texts; None where that was not asked for or refused.
         refusals: Why a candidate could not be timed, in the runtime's own words.
     """
 
@@ -107,6 +110,7 @@ class LatencyResult:
     timed: Mapping[str, LatencySamples]
     null: LatencySamples | None
     refusals: Mapping[str, str]
+    padded: LatencySamples | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,7 @@ def measure_latency(
     judge: Judge = lambda samples: [],
     texts: Mapping[str, Path] | None = None,
     meter: Meter | None = None,
+    padded: Path | None = None,
 ) -> LatencyRun:
     """Time the candidates on every runtime of `bench`, interleaved, with a second load of the first as the null arm of each.
 
@@ -140,8 +145,10 @@ def measure_latency(
         judge: Tells by its samples whether a round is to be trusted.
         texts: Files of `raw_texts`, by candidate: a call then begins with the texts of its batch.
         meter: Counts the energy of each call.
+        padded: The first candidate's replay after `pad_replay`: in eager torch it is timed on those texts as well.
     """
     first = candidates[0].candidate.name
+    start = next((name for name in EAGER if name in bench.runtimes), None)
     arms: dict[Arm, dict[str, str]] = {}
     refusals: dict[Arm, str] = {}
     for runtime in bench.runtimes:
@@ -156,6 +163,8 @@ def measure_latency(
                 arms[arm]["texts"] = str(texts[arm.name].resolve())
             if arm.name == first:
                 arms[Arm(runtime, NULL)] = arms[arm]
+                if padded is not None and runtime == start:
+                    arms[Arm(runtime, PADDED)] = {**arms[arm], "replay": str(padded.resolve())}
     batches = _batches(candidates)
     kept: list[Taken] = []
     rounds: list[Round] = []
@@ -220,9 +229,9 @@ def _result(
     bench: BenchConfig,
 ) -> LatencyResult:
     """Put the kept rounds together for one runtime; an arm that fell out of a later round is refused by then."""
-    why = {name: refusals[Arm(runtime, name)] for name in names if Arm(runtime, name) in refusals}
+    why = {arm.name: text for arm, text in refusals.items() if arm.runtime == runtime}
     found = {arm.name: _joined(arm, kept) for arm in arms if arm.runtime == runtime}
-    null = found.pop(NULL, None)
+    null, padded = found.pop(NULL, None), found.pop(PADDED, None)
     timed = {}
     for name in names:
         if name not in found:
@@ -231,6 +240,8 @@ def _result(
             why[name] = disagreement
         else:
             timed[name] = found[name]
+    if padded is not None and (disagreement := _disagreement(padded, exact[names[0]])):
+        why[PADDED], padded = disagreement, None
     return LatencyResult(
         runtime=runtime,
         threads=bench.threads,
@@ -238,6 +249,7 @@ def _result(
         timed=timed,
         null=null if names[0] in timed else None,
         refusals=why,
+        padded=padded if names[0] in timed else None,
     )
 
 

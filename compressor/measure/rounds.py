@@ -17,11 +17,13 @@ from compressor.measure import noise
 from compressor.measure.energy import Energy, Meter
 from compressor.measure.schedule import Arm, schedule
 from compressor.measure.talk import Hung, Talker
+from compressor.results import PADDED
 
 if TYPE_CHECKING:
     from compressor.config import BenchConfig
 
 NULL = "(first, loaded again)"  # the null arm: any ratio but 1 that it shows is the instrument's own error
+CONTROLS = frozenset({NULL, PADDED})  # arms that are no candidate's own
 
 Samples = Mapping[Arm, NDArray[np.int64]]  # [blocks, texts] nanoseconds of one round
 

@@ -9,15 +9,17 @@ import numpy as np
 
 from compressor.measure.latency import LatencyResult
 from compressor.measure.rounds import NULL
+from compressor.results import PADDED
 
 
 def write_samples(result: LatencyResult, path: Path) -> None:
-    """Write one row a call: candidate, round, block, text, ns; the null arm under its own name."""
+    """Write one row a call: candidate, round, block, text, ns; the controls under their own names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows: dict[str, list[Any]] = {"candidate": [], "round": [], "block": [], "text": [], "ns": []}
-    arms = {**result.timed, **({} if result.null is None else {NULL: result.null})}
+    controls = {NULL: result.null, PADDED: result.padded}
+    arms = {**result.timed, **{name: samples for name, samples in controls.items() if samples is not None}}
     for name, samples in arms.items():
         values = samples.samples_ns
         rows["candidate"] += [name] * values.size

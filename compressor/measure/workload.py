@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from compressor.runtimes.base import Inputs, Logits
-    from compressor.tasks.base import Batch, Example, Task
+    from compressor.tasks.base import Batch, Example, Padding, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +108,29 @@ class Replay:
             return cls(
                 inputs=inputs, positions=positions, expected=tuple(arrays[f"{i}.expected"] for i in range(count))
             )
+
+
+def pad_replay(replay: Replay, padding: Padding, length: int) -> Replay:
+    """Fill every batch up to `length` tokens, as a pipeline does that pads to a maximum; the results are to be the same.
+
+    Raises:
+        MeasureError: A batch is longer.
+    """
+    if (longest := max(next(iter(batch.values())).shape[1] for batch in replay.inputs)) > length:
+        raise MeasureError(
+            f"a text of {longest} tokens cannot be padded to {length}", allowed="a length from its own on"
+        )
+    pad = padding.to(length)
+
+    def filled(rows: NDArray[Any], name: str) -> NDArray[Any]:
+        return np.array([pad(row, padding.fill[name]) for row in rows.tolist()], rows.dtype)
+
+    inputs = tuple({name: filled(rows, name) for name, rows in batch.items()} for batch in replay.inputs)
+    return Replay(
+        inputs=inputs,
+        positions=tuple(filled(rows, "positions") for rows in replay.positions),
+        expected=replay.expected,
+    )
 
 
 def numpy_inputs(batch: Batch) -> dict[str, NDArray[np.int64]]:

@@ -38,8 +38,14 @@ def speed_sections(found: Sequence[Attribution], teacher: str) -> list[str]:
     if not found:
         return []
     rows = [[a.candidate, a.runtime, _times(a.total), _parts(a)] for a in found]
-    words = f"Over {inline(teacher)} in {found[0].start}, eager and in float32. {WORDS}"
+    words = f"Over {inline(teacher)} in {start_words(found[0])}. {WORDS}"
     return section("Where the speed-up comes from", [words, "", *table(["model", "runtime", "total", "parts"], rows)])
+
+
+def start_words(found: Attribution) -> str:
+    """Say what the speed-up is over."""
+    texts = ", on texts padded to the longest that the task takes" if found.padded else ""
+    return f"{found.start}, eager and in float32{texts}"
 
 
 def _parts(found: Attribution) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from compressor.compare.attribution import attribute, read_cells
 from compressor.errors import StoreError
-from compressor.results import LineageStep
+from compressor.results import PADDED, LineageStep
 
 
 def step(method: str, **config) -> LineageStep:
@@ -80,6 +80,14 @@ def test_half_precision_has_a_part_of_its_own_where_float32_was_timed_on_the_sam
         "runtime torch_compile_fp16_cuda",
         "distill",
     ]
+
+
+def test_not_padding_has_a_part_where_the_teacher_was_timed_padded() -> None:
+    found = split({**CELLS, (PADDED, "torch"): samples(0.4, 9)})
+    assert found.padded and not split().padded
+    assert [p.name for p in found.parts] == ["no padding", "runtime onnxruntime", "distill", "int8_onnx"]
+    assert [p.ratio for p in found.parts] == pytest.approx([2.5, 1.9, 2.0, 2.2], rel=0.01)
+    assert found.total.ratio == pytest.approx(2.5 * 1.9 * 2.0 * 2.2, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 
 from compressor import store
 from compressor.artifact import CompressedModel, Form, Head, parameter_count
+from compressor.compare.attribution import read_cells
 from compressor.errors import MeasureError
 from compressor.measure import noise, processes
 from compressor.measure.accuracy import measure_accuracy
@@ -25,7 +26,10 @@ from compressor.measure.rounds import NULL
 from compressor.measure.samples import write_samples
 from compressor.measure.schedule import Arm
 from compressor.measure.size import count_parameters, measure_size
+from compressor.measure.workload import Replay, pad_replay
+from compressor.results import PADDED
 from compressor.runtimes import get_runtime
+from compressor.tasks.base import Padding
 from compressor.testing.tiny import tiny_bert
 from compressor_plugins.int8_dynamic import quantize
 
@@ -101,6 +105,28 @@ def test_raw_samples_are_written_with_their_round(house, scored, tmp_path: Path)
     mine = [ns for name, ns in zip(table["candidate"], table["ns"], strict=True) if name == "student"]
     assert mine == run.runtimes[0].timed["student"].samples_ns.ravel().tolist()
     assert set(table["candidate"]) == {"teacher", "student", NULL}
+
+
+def test_the_teacher_is_timed_on_padded_texts_too(house, scored, tmp_path: Path) -> None:
+    padding = Padding.of(store.load(scored[0].candidate.folder).tokenizer)
+    path = tmp_path / "padded.npz"
+    pad_replay(Replay.load(scored[0].replay), padding, house.task.config.max_length).save(path)
+    bench = replace(house.bench, runtimes=["onnxruntime", "torch"], repeats=0)
+    other, found = measure_latency(scored, bench, tmp_path, seed=0, padded=path).runtimes
+    assert other.padded is None and PADDED not in other.refusals
+    assert found.padded.same_prediction_rate == 1.0 and found.padded.max_logit_difference < 1e-4
+    assert found.padded.p50_ms > found.timed["teacher"].p50_ms
+    write_samples(found, tmp_path / "timings" / "torch.parquet")
+    assert set(read_cells(tmp_path)) >= {("teacher", "torch"), (PADDED, "torch"), (NULL, "torch")}
+
+
+def test_a_teacher_that_padding_changes_is_said_not_to_be_timed_padded(house, scored, tmp_path: Path) -> None:
+    padded = pad_replay(Replay.load(scored[0].replay), Padding.of(store.load(scored[0].candidate.folder).tokenizer), 64)
+    replace(padded, expected=tuple(logits + 0.01 for logits in padded.expected)).save(tmp_path / "padded.npz")
+    bench = replace(house.bench, runtimes=["torch"], repeats=0)
+    found = measure_latency(scored, bench, tmp_path, seed=0, padded=tmp_path / "padded.npz").runtimes[0]
+    assert found.padded is None and "logits differ" in found.refusals[PADDED]
+    assert list(found.timed) == ["teacher", "student"]
 
 
 def on_torch(house, scored, tmp_path: Path, **changes) -> LatencyResult:
@@ -261,7 +287,12 @@ def test_other_tasks_take_the_same_way(tmp_path: Path, kind: str) -> None:
     )
     assert set(result.splits["test"].metrics) == {m.name for m in task.metrics}
     assert result.splits["test"].references == tuple(task.references(examples))
-    found = measure_latency([result], replace(bench, runtimes=["onnxruntime"]), tmp_path, seed=0).runtimes[0]
-    assert found.refusals == {}
-    assert found.timed["model"].samples_ns.shape == (1, 4, 3)
-    assert found.timed["model"].max_logit_difference < 1e-4
+    padded = tmp_path / "padded.npz"
+    pad_replay(Replay.load(result.replay), Padding.of(tokenizer), 64).save(padded)
+    runtimes = ["onnxruntime", "torch"]
+    run = measure_latency([result], replace(bench, runtimes=runtimes), tmp_path, seed=0, padded=padded)
+    for found in run.runtimes:
+        assert found.refusals == {}
+        assert found.timed["model"].samples_ns.shape == (1, 4, 3)
+        assert found.timed["model"].max_logit_difference < 1e-4
+    assert run.runtimes[1].padded.max_logit_difference < 1e-4

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+TRIES = 3
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
@@ -23,11 +24,22 @@ def test_memory_of_known_size_is_found_within_three_per_cent(tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_observing_costs_no_more_than_is_allowed(tmp_path: Path) -> None:
-    """Few calls refute an effect that is large, and show none that is small; those of a busy machine do not even that."""
-    found = observer_effect.observe(tmp_path, blocks=6, texts=6, layers=6, hidden=384, batch=8)
-    assert found.p99 is None, "36 calls have no 99th percentile"
-    assert found.parent < observer_effect.PARENT
-    if found.complaints:
-        pytest.skip("; ".join(found.complaints))
-    low, high = found.p50.ci95.low - 1, found.p50.ci95.high - 1
-    assert low < observer_effect.P50 and high > -observer_effect.P50
+    """Few calls refute an effect that is large, and show none that is small; those of a busy machine do not even that.
+
+    An interval of 95 % is wrong once in twenty times, and the tests beside this one are no quiet machine: an effect that is
+    there is there each time.
+    """
+    quiet = []
+    for seed in range(TRIES):
+        found = observer_effect.observe(
+            tmp_path / str(seed), blocks=6, texts=6, layers=6, hidden=384, batch=8, seed=seed
+        )
+        assert found.p99 is None, "36 calls have no 99th percentile"
+        assert found.parent < observer_effect.PARENT
+        low, high = found.p50.ci95.low - 1, found.p50.ci95.high - 1
+        if low < observer_effect.P50 and high > -observer_effect.P50:
+            return
+        quiet.append(not found.complaints)
+    if not any(quiet):
+        pytest.skip(f"{TRIES} times other work disturbed the machine")
+    pytest.fail(f"{TRIES} times more than {observer_effect.P50:.1%}, at last {low:+.2%}..{high:+.2%}")

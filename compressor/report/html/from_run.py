@@ -13,7 +13,7 @@ from compressor.report.examples import Examples
 from compressor.report.html.run_rows import TIMES, duration, matrix_rows, signed
 from compressor.report.html.view import Model, Point, Report, Stair, Staircase, Stairs, Step, Strip, Timing, Tradeoff
 from compressor.report.markdown import METHOD
-from compressor.report.speed import WORDS
+from compressor.report.speed import WORDS, start_words
 from compressor.report.statistics import calibration
 from compressor.report.verdict import headline, typographic, verdicts
 from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, RunResult
@@ -82,7 +82,7 @@ def _stairs(result: RunResult, parts: Sequence[Attribution], models: Mapping[str
         return Stair(name=part.name, ratio=part.ratio, ci95=(part.ci95.low, part.ci95.high))
 
     return Stairs(
-        reference=f"{result.teacher.name} in eager {parts[0].start}",
+        reference=f"{result.teacher.name} in {start_words(parts[0])}",
         staircases=tuple(
             Staircase(
                 model=models[a.candidate],
