@@ -19,6 +19,7 @@ from compressor.compare.records import (
     metric_name,
     metric_values,
 )
+from compressor.compare.texts import write_texts
 from compressor.compare.verdicts import compare_accuracy, compare_latency
 from compressor.config import RunConfig
 from compressor.families import most_tokens
@@ -83,8 +84,8 @@ def assess(
 ) -> RunResult:
     """Measure the entries, teacher first, and compare.
 
-    Raw data (predictions, timings) is left in `folder` as Parquet. Nothing here reads a model from memory: every quantity
-    comes from the saved folder, in a fresh process.
+    Raw data (predictions, timings, texts) is left in `folder` as Parquet. Nothing here reads a model from memory: every
+    quantity comes from the saved folder, in a fresh process.
 
     Raises:
         MeasureError: A measuring process failed.
@@ -94,6 +95,9 @@ def assess(
     for entry in entries:
         require_saved_is_what_was_made(entry.artifact, measured.scored[entry.name])
     _keep_raw(measured, folder)
+    if config.bench.keep_texts:
+        for split, rows in data.tests().items():
+            write_texts(folder, split, rows)
     return RunResult(
         status=OK,
         run_key=run_key,

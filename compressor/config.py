@@ -212,6 +212,7 @@ class BenchConfig:
         3600.0  # a measuring process that takes longer (a timed one for a single call) is ended and reported
     )
     baselines: list[str] = field(default_factory=list)  # chains run beside the main one, e.g. [finetune]
+    keep_texts: bool = True  # the test texts, cut short, stay in the run folder: report.html shows those that flipped
     margin: float = 0.01  # share of the teacher's metric that may be lost and still count as equivalent
     price_per_hour: float | None = None  # of this machine, in your currency: the report then says what each model cost
 

@@ -12,6 +12,7 @@ import pytest
 
 from compressor import commit, store
 from compressor.compare.predictions import read_predictions
+from compressor.compare.texts import read_texts
 from compressor.report.markdown import to_markdown
 from compressor.results import RunResult
 
@@ -123,6 +124,13 @@ def test_the_result_has_what_was_promised(finished) -> None:
     assert judged.margin == pytest.approx(0.05 * result.teacher.metrics["accuracy"].value)
     assert judged.p_value is not None and judged.keeps_99 is not None
     assert result.task_type == "classification" and len(result.label_names) == 2
+
+
+def test_what_the_examples_say_stays_with_the_predictions(finished) -> None:
+    folder, _ = finished
+    for path in (folder / "predictions").glob("teacher-*.parquet"):
+        texts = read_texts(folder, path.stem.removeprefix("teacher-"))
+        assert list(texts) == list(read_predictions(path).ids) and all(texts.values())
 
 
 def test_a_speed_up_is_split_from_padded_texts_on(finished) -> None:

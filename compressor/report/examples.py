@@ -11,6 +11,8 @@ from compressor.compare.flips import Flip, find_flips, score_changes
 from compressor.compare.multiplicity import best_set
 from compressor.compare.predictions import PREDICTIONS, PredictionTable, Tables, prediction_file, read_tables
 from compressor.compare.slices import Slice, parts, slice_metric
+from compressor.compare.texts import read_texts
+from compressor.errors import StoreError
 from compressor.report import cells
 from compressor.report.grid import Grid
 from compressor.report.markup import inline, section, table
@@ -71,10 +73,11 @@ def read_examples(result: RunResult, folder: Path) -> Examples | None:
         metric=task.metrics[0],
         scores=not labels and not task.self_supervised,
     )
-    pairs = [(name, split) for split in splits for name in run.others]
+    pairs = [(name, split) for split in splits for name in run.others] if labels or run.scores else []
+    texts = {split: read_texts(folder, split) for split in splits} if pairs else {}
     return Examples(
         best=tuple(line for split in splits for line in _best(run, split)),
-        flips=tuple(_flips(run, name, split) for name, split in pairs) if labels or run.scores else (),
+        flips=tuple(_flips(run, name, split, texts[split]) for name, split in pairs),
         slices=tuple(_slices(run, split) for split in splits),
     )
 
@@ -111,16 +114,23 @@ def _best(run: _Run, split: str) -> list[str]:
     ]
 
 
-def _flips(run: _Run, name: str, split: str) -> Grid:
+def _flips(run: _Run, name: str, split: str, texts: Mapping[int, str]) -> Grid:
     ours, theirs, labels = run.tables[name][split], run.tables[run.teacher][split], run.result.label_names
     title, header = f"{name} on {split}", ["id", "label", run.teacher, name]
     if run.scores:
+        changes = score_changes(ours, theirs)[:WORST]
         rows = [
             (str(c.id), f"{c.reference:.3f}", f"{c.baseline:.3f}", f"{c.candidate:.3f}", f"{c.change:+.3f}")
-            for c in score_changes(ours, theirs)[:WORST]
+            for c in changes
         ]
         lead = "the largest changes of the score."
-        return Grid(title=title, lead=lead, header=(*header, "change"), rows=tuple(rows))
+        return Grid(
+            title=title,
+            lead=lead,
+            header=(*header, "change"),
+            rows=tuple(rows),
+            texts=_texts([c.id for c in changes], texts),
+        )
     found = find_flips(ours, theirs, classes=len(labels))
     flipped, worst = found.flipped, found.worst(WORST)
     lead = (
@@ -130,8 +140,20 @@ def _flips(run: _Run, name: str, split: str) -> Grid:
     )
     header.append("probability of the label")
     return Grid(
-        title=title, lead=lead, header=tuple(header), rows=tuple(tuple(_flip_row(flip, labels)) for flip in worst)
+        title=title,
+        lead=lead,
+        header=tuple(header),
+        rows=tuple(tuple(_flip_row(flip, labels)) for flip in worst),
+        texts=_texts([flip.id for flip in worst], texts),
     )
+
+
+def _texts(ids: Sequence[int], texts: Mapping[int, str]) -> tuple[str, ...]:
+    if not texts:
+        return ()
+    if strange := [i for i in ids if i not in texts]:
+        raise StoreError(f"the kept texts lack example {strange[0]}", allowed="texts of the predicted examples")
+    return tuple(texts[i] for i in ids)
 
 
 def _flip_row(flip: Flip, labels: tuple[str, ...]) -> list[str]:

@@ -14,9 +14,11 @@ class Grid:
         lead: A sentence or two to read before, or instead of, the rows.
         header: Names of the columns.
         rows: Cells, each row as long as the header; none where the sentence says it all.
+        texts: The user's own words that each row is about, for views that have the room; none where they are not known.
     """
 
     title: str
     lead: str = ""
     header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
+    texts: tuple[str, ...] = ()

@@ -10,11 +10,15 @@ from html_samples import HOSTILE, read
 from test_examples import sample, three
 from test_results import make_result
 
+from compressor.compare.texts import write_texts
+from compressor.errors import StoreError
 from compressor.report.examples import WORST, Examples, read_examples
+from compressor.report.examples import examples as drawn
 from compressor.report.grid import Grid
 from compressor.report.html import to_html
 from compressor.report.html.from_run import from_run
 from compressor.report.html.grids import draw
+from compressor.tasks.base import Example
 
 
 def test_a_run_shows_flips_slices_and_calibration(tmp_path: Path) -> None:
@@ -39,6 +43,26 @@ def test_the_page_lists_more_flips_than_the_report(tmp_path: Path) -> None:
     assert found is not None
     rows = {grid.title: len(grid.rows) for grid in found.flips}
     assert rows == {"distill on test": 20, "finetune on test": WORST}
+
+
+def test_the_page_shows_what_flipped_examples_say_and_the_report_does_not(tmp_path: Path) -> None:
+    result = sample(tmp_path, three())
+    said = [Example(id=i, text=f"text -1..2 no {i}, {HOSTILE}") for i in range(400)]
+    write_texts(tmp_path, "test", said)
+    found = read_examples(result, tmp_path)
+    grid = found.flips[0]
+    assert grid.texts == tuple(" ".join(said[int(row[0])].text.split()) for row in grid.rows)
+    page = read(to_html(from_run(result, examples=found)))
+    assert page.tags.count("script") == 1
+    assert f"text -1..2 no {grid.rows[0][0]}, " in page.text, "a text stays as it was"
+    assert "text -1..2" not in "".join(drawn(found)), "what is mirrored holds no texts"
+
+
+def test_texts_of_other_examples_are_refused(tmp_path: Path) -> None:
+    result = sample(tmp_path, three())
+    write_texts(tmp_path, "test", [Example(id=i, text="x") for i in range(1, 400)])
+    with pytest.raises(StoreError, match="lack example 0"):
+        read_examples(result, tmp_path)
 
 
 def test_a_run_without_predictions_has_no_section_for_them(tmp_path: Path) -> None:

@@ -24,10 +24,13 @@ def _grid(grid: Grid, *, shown: bool) -> str:
     said = f"<b>{breakable(grid.title)}</b>{lead}"
     if not grid.rows:
         return f'<p class="grid-alone">{said}</p>'
-    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in grid.header)
+    names = (*grid.header, "text") if grid.texts else grid.header
+    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in names)
+    words = [f'<td class="words">{clean(text)}</td>' for text in grid.texts] or [""] * len(grid.rows)
+    rows = [[f"<td>{clean(typographic(cell))}</td>" for cell in row[1:]] for row in grid.rows]
     lines = "".join(
-        f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{clean(typographic(cell))}</td>" for cell in others)}</tr>'
-        for first, *others in grid.rows
+        f'<tr><th scope="row">{breakable(row[0])}</th>{"".join(others)}{text}</tr>'
+        for row, others, text in zip(grid.rows, rows, words, strict=True)
     )
     return (
         f'<details class="grids"{" open" if shown else ""}><summary>{said}</summary>\n'
