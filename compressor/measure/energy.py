@@ -2,6 +2,9 @@
 
 A package counts for everything that runs on it. So what it takes at rest is subtracted, calls take turns so that all but one
 process sleep, and a round in which others computed gives no figure. Nothing is ever guessed from a processor's rated power.
+
+A graphics card has a counter too (NVML), but it moves in steps of tens of milliseconds, and models take turns call by call.
+So there is no figure for calls on one, rather than that of the processors alone.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.measure.schedule import Arm
+from compressor.runtimes import get_runtime
 
 POWERCAP: Final = Path("/sys/class/powercap")
 _IDLE_S: Final = 2.0
@@ -95,6 +99,8 @@ class Meter:
         found = {}
         for arm, ns in samples.items():
             why = doubt
+            if get_runtime(arm.runtime).device != "cpu":
+                why = "a graphics card's counter moves too slowly to tell apart models that take turns"
             if why is None and float(np.median(ns)) / 1e9 < _SHORTEST_CALL_S:
                 why = f"calls of {float(np.median(ns)) / 1e6:.0f} ms are too short for counters that move once a millisecond"
             found[arm] = Energy(

@@ -47,6 +47,19 @@ def test_counters_that_may_not_be_read_give_a_reason(tmp_path: Path, monkeypatch
     assert meter.end(CALLS, threads=1)[ARM].joules is None
 
 
+def test_calls_on_a_graphics_card_have_no_figure_of_the_processors_alone(tmp_path: Path, quiet: None) -> None:
+    counter, arm = zone(tmp_path, "0", "package-0", 0), Arm("torch_cuda", "teacher")
+    meter = Meter(tmp_path, idle_s=0.0)
+    meter.begin()
+    for each in (ARM, arm):
+        mark = meter.read()
+        counter.write_text(f"{int(counter.read_text()) + 300_000}")
+        meter.add(each, mark)
+    found = meter.end({each: CALLS[ARM] for each in (ARM, arm)}, threads=1)
+    assert found[ARM].joules == pytest.approx(0.3)
+    assert found[arm].joules is None and "graphics card" in found[arm].reason
+
+
 def test_packages_alone_count_and_rest_is_subtracted(tmp_path: Path, quiet: None) -> None:
     counters = [zone(tmp_path, "0", "package-0", 0), zone(tmp_path, "1", "package-1", 0)]
     for number, name in (("0:0", "core"), ("2", "psys")):
