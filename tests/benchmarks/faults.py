@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "faults"))
 
 import damage  # noqa: E402 - found through the line above
 import full_disk  # noqa: E402
+import hostile_sweep  # noqa: E402
 import killed_sweeps  # noqa: E402
 import killed_training  # noqa: E402
 import killed_writers  # noqa: E402
@@ -48,6 +49,10 @@ SUITES: dict[str, Suite] = {
     ],
     "disk": _full_disk,
     "sweeps": lambda folder, share: [killed_sweeps.kill(folder, _count(50, share))],
+    "hostile": lambda folder, share: [
+        hostile_sweep.survive(folder / launcher, launcher, (0, 1) if share > 0.5 else (0,))
+        for launcher in hostile_sweep.LAUNCHERS
+    ],
     "tracking": lambda folder, share: [lost_tracking.lose(folder)],
     "files": lambda folder, share: [malicious.audit(folder)],
     "options": lambda folder, share: [mutations.refuse(_count(300, share), 0)],

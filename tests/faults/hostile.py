@@ -16,7 +16,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from compressor.api import Capabilities, CompressedModel, CompressionMethod, Context, MethodConfig
+from compressor.api import Capabilities, CompressedModel, CompressionMethod, ConfigError, Context, MethodConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +24,11 @@ class HostileConfig(MethodConfig):
     """Options of `hostile`."""
 
     end: str = "well"  # how
+    number: int = 0  # of several that end alike
+
+    def __post_init__(self) -> None:
+        if self.end == "option":
+            raise ConfigError("method.hostile.end=option", allowed="anything else")
 
 
 class Hostile(CompressionMethod[HostileConfig]):

@@ -1,0 +1,137 @@
+"""A sweep of cells that end in every bad way: the healthy ones finish, every cell has one state, and nothing lives on.
+
+`python tests/benchmarks/faults.py --only hostile` runs each way twice, with every launcher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor import commit
+from compressor.cells import family
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hostile import install  # noqa: E402 - found through the lines above
+from outcome import Outcome  # noqa: E402 - found through the lines above
+from toy_files import write_checkpoint, write_data  # noqa: E402
+
+STATES = {
+    "well": "ok",
+    "raise": "failed(ValueError: a fault of the plugin)",
+    "exit": "failed(its process ended with exit code 0 and without a result)",
+    "exit_at_once": "failed(its process ended with exit code 0 and without a result)",
+    "segfault": "killed(SIGSEGV)",
+    "kill": "killed(SIGKILL)",
+    "memory": "oom(",
+    "nan": "failed(",
+    "hang": "timeout(",
+    "flood": "ok",
+    "option": "failed(",
+}
+LAUNCHERS = {
+    "basic": (),
+    "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+    "submitit": ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"),
+}
+GONE_S = 5.0  # by then nothing that a sweep started is alive
+TIMEOUT_S = 1200.0
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep printed, its exit code, and the state of each cell by how it was told to end and its number."""
+
+    code: int
+    printed: str
+    states: dict[tuple[str, int], str]
+    living: tuple[int, ...]
+
+
+def sweep(place: Path, ends: Sequence[str], *, numbers: Sequence[int] = (0,), launcher: str = "basic") -> Swept:
+    """Run `method=hostile` once for each end and number."""
+    environment = {
+        **os.environ,
+        "COMPRESSOR_CACHE": str(place / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join([str(place / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+    command = [
+        *(sys.executable, "-m", "compressor", "-m", "method=hostile", f"method.hostile.end={','.join(ends)}"),
+        f"method.hostile.number={','.join(map(str, numbers))}",
+        *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
+        *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
+        *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4"),
+        *("bench.blocks=4", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
+        *("cell.stall_s=8", "cell.memory_gb=4", "cell.log_mb=1", f"hydra.sweep.dir={place / 'sweep'}"),
+        *LAUNCHERS[launcher],
+    ]
+    ended = subprocess.run(
+        command, cwd=place, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    until = time.monotonic() + GONE_S
+    while (living := _living()) and time.monotonic() < until:
+        time.sleep(0.2)
+    return Swept(ended.returncode, ended.stdout + ended.stderr, _states(place, numbers), living)
+
+
+def prepare(place: Path) -> None:
+    """Write the plugin, a teacher and data."""
+    install(place / "site")
+    write_checkpoint(place / "teacher")
+    write_data(place / "data.csv")
+
+
+def wrong(swept: Swept, ends: Sequence[str], numbers: Sequence[int] = (0,)) -> dict[tuple[str, int], str]:
+    """Return the cells that have not the state that they ought to have."""
+    found = {(end, number): swept.states.get((end, number), "no state") for end in ends for number in numbers}
+    return {cell: state for cell, state in found.items() if not state.startswith(STATES[cell[0]])}
+
+
+def survive(folder: Path, launcher: str, numbers: Sequence[int] = (0, 1)) -> Outcome:
+    """Run every end and number; a cell has kept the promise if it has the state that it ought to have."""
+    prepare(folder)
+    swept = sweep(folder, list(STATES), numbers=numbers, launcher=launcher)
+    failures = [f"{launcher}: {cell} ended as {state}" for cell, state in wrong(swept, list(STATES), numbers).items()]
+    tried, kept = len(STATES) * len(numbers), len(STATES) * len(numbers) - len(failures)
+    if swept.living:
+        failures.append(f"{launcher}: alive {GONE_S:g} s after the end: {swept.living}")
+    if swept.code == 0:
+        failures.append(f"{launcher}: the exit code is 0")
+    promise = f"each cell of a hostile sweep has its state, the healthy are ok ({launcher})"
+    return Outcome(promise, tried, kept if kept < tried or not failures else 0, tuple(failures))
+
+
+def _states(place: Path, numbers: Sequence[int]) -> dict[tuple[str, int], str]:
+    """Return the states; every folder must verify."""
+    found = {}
+    for path in (place / "sweep").glob("*/result.json"):
+        commit.verify(path.parent)
+        typed = (path.parent / "run.yaml").read_text()
+        end = next(e for e in STATES if f"method.hostile.end={e}\n" in typed)
+        number = next(n for n in numbers if f"method.hostile.number={n}\n" in typed)
+        assert (end, number) not in found, "a cell with two states"
+        found[end, number] = json.loads(path.read_text())["status"]
+    return found
+
+
+def _living() -> tuple[int, ...]:
+    """Return the processes of cells of the plugin that are alive."""
+    numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    return tuple(pid for pid in numbers if b"hostile" in _environ(pid))
+
+
+def _environ(pid: int) -> bytes:
+    try:
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+    return environ if family.MARK.encode() in environ else b""
