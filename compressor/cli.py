@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from compressor import __version__
 from compressor.errors import CompressorError, ConfigError
 
 if TYPE_CHECKING:
+    from compressor.cells.cell import Composed
     from compressor.cells.ledger import Entry
     from compressor.registry import Registry
     from compressor.report.screen import Screen
@@ -90,6 +93,7 @@ def _hydra(arguments: list[str]) -> int:
     try:
         entry()
         if compose.Sweep.folder is not None:
+            _run_busy_cells(compose.Sweep.folder, token, methods)
             ledger.tidy(compose.Sweep.folder)  # an interrupted sweep that is run again will want it
     except (HydraException, OmegaConfBaseException) as error:
         raise compose.explain(error) from error
@@ -149,17 +153,47 @@ def _cell(
 ) -> float | None:
     from compressor import compose
     from compressor.cells import ledger
-    from compressor.cells.cell import Cell, Composed, run_cell
+    from compressor.cells.cell import Cell
+    from compressor.cells.sharing import BUSY, run_free_cell
+
+    screen.rule(f"cell {number}: {' '.join(overrides)}")
+    token, told = os.environ.get(ledger.TOKEN, "unnamed"), _teller(cfg, overrides, methods)
+    outcome = run_free_cell(Cell(overrides=overrides, folder=folder), told, methods, screen, token=token)
+    status = outcome.result.status
+    job = {"overrides": overrides, "config": compose.to_plain(cfg)} if status == BUSY else None
+    entry = ledger.Entry(number=number, folder=folder, status=status, code=outcome.code, job=job)
+    ledger.write(folder.parent, token, entry)
+    return objective(outcome.result)
+
+
+def _teller(cfg: Any, overrides: tuple[str, ...], methods: Registry) -> Callable[[], Composed]:
+    """Return what composes, when asked, what a cell's process is told."""
+    from compressor import compose
+    from compressor.cells.cell import Composed
 
     def composed() -> Composed:
         config = compose.to_run_config(cfg, overrides, methods)
         return Composed(config=config, values=compose.to_plain(cfg), limits=compose.cell_limits(cfg))
 
-    screen.rule(f"cell {number}: {' '.join(overrides)}")
-    outcome = run_cell(Cell(overrides=overrides, folder=folder), composed, methods, screen)
-    entry = ledger.Entry(number=number, folder=folder, status=outcome.result.status, code=outcome.code)
-    ledger.write(folder.parent, os.environ.get(ledger.TOKEN, "unnamed"), entry)
-    return objective(outcome.result)
+    return composed
+
+
+def _run_busy_cells(sweep: Path, token: str, methods: Registry) -> None:
+    """Wait for the cells that other commands were at, and note how they ended."""
+    from compressor import compose
+    from compressor.cells import ledger
+    from compressor.cells.cell import Cell
+    from compressor.cells.sharing import run_busy_cell
+    from compressor.report.screen import Screen
+
+    for entry in ledger.read(sweep, token):
+        if entry.job is None:
+            continue
+        overrides, cfg = tuple(entry.job["overrides"]), compose.from_plain(entry.job["config"], methods)
+        screen, told = Screen(), _teller(cfg, overrides, methods)
+        screen.rule(f"cell {entry.number}: {' '.join(overrides)}")
+        outcome = run_busy_cell(Cell(overrides=overrides, folder=entry.folder), told, methods, screen)
+        ledger.write(sweep, token, replace(entry, status=outcome.result.status, code=outcome.code, job=None))
 
 
 def _show_cells(token: str) -> list[Entry]:

@@ -7,7 +7,9 @@ always come back, a file in the sweep's folder does.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,24 +18,43 @@ from compressor.errors import CompressorError
 
 TOKEN: Final = "COMPRESSOR_SWEEP"  # environment variable that names the command; Hydra sets it wherever a cell runs
 PLACE: Final = ".cells"
+_BEGUN: Final = "begun"
 SHARED: Final = "shared"  # folder in it, of what the cells need not compute twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A cell that has ended; `code` is what it adds to the command's exit code."""
+    """A cell that has ended.
+
+    Attributes:
+        number: Of the cell, in the command.
+        folder: Where its run folder stands.
+        status: How it ended.
+        code: What it adds to the command's exit code.
+        job: What is needed to run it after all (its overrides and settings), where another command was at it.
+    """
 
     number: int
     folder: Path
     status: str
     code: int
+    job: Mapping[str, Any] | None = None
+
+
+def begin(sweep: Path, token: str) -> float:
+    """Note that a command is at work, if that was not noted yet; return since when, by the clock of the sweep's disk."""
+    path = sweep / PLACE / token / _BEGUN
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.open("x").close()
+    return path.stat().st_mtime
 
 
 def write(sweep: Path, token: str, entry: Entry) -> None:
     """Note that a cell has ended."""
     place = sweep / PLACE / token
     place.mkdir(parents=True, exist_ok=True)
-    values = {"number": entry.number, "folder": str(entry.folder), "status": entry.status, "code": entry.code}
+    values = {**asdict(entry), "folder": str(entry.folder)}
     commit.write_json_atomic(place / f"{entry.number}.json", values)
 
 
@@ -44,11 +65,22 @@ def tidy(sweep: Path) -> None:
 
 def read(sweep: Path, token: str) -> list[Entry]:
     """Return what a command's cells have noted, by number."""
+    return sorted(_entries(sweep / PLACE / token), key=lambda entry: entry.number)
+
+
+def code(folder: Path, status: str) -> int:
+    """Return what a cell adds to the exit code by what any command noted of it; 1 where none did."""
+    places = (folder.parent / PLACE).glob("sweep-*")
+    noted = (entry for place in places for entry in _entries(place))
+    return next((e.code for e in noted if e.code and e.status == status and e.folder.name == folder.name), 1)
+
+
+def _entries(place: Path) -> list[Entry]:
     found = []
-    for path in (sweep / PLACE / token).glob("*.json"):
+    for path in place.glob("*.json"):
         try:
             values: Any = commit.read_json(path)
             found.append(Entry(**{**values, "folder": Path(values["folder"])}))
         except (CompressorError, TypeError, KeyError):
             continue  # no note of ours; the cell is missing in the table then, and its folder is not
-    return sorted(found, key=lambda entry: entry.number)
+    return found

@@ -56,11 +56,18 @@ class Swept:
     living: tuple[int, ...]
 
 
-def sweep(place: Path, ends: Sequence[str], *, numbers: Sequence[int] = (0,), launcher: str = "basic") -> Swept:
-    """Run `method=hostile` once for each end and number."""
+def sweep(
+    place: Path,
+    ends: Sequence[str],
+    *,
+    numbers: Sequence[int] = (0,),
+    launcher: str = "basic",
+    cache: str = "cache",
+) -> Swept:
+    """Run `method=hostile` once for each end and number; a machine of its own has a cache of its own."""
     environment = {
         **os.environ,
-        "COMPRESSOR_CACHE": str(place / "cache"),
+        "COMPRESSOR_CACHE": str(place / cache),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join([str(place / "site"), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,19 @@ def test_other_launchers_lose_no_more(tmp_path: Path, launcher: str) -> None:
     swept = sweep(tmp_path, ends, launcher=launcher)
     assert not wrong(swept, ends), swept.printed[-5000:]
     assert swept.code != 0 and not swept.living and "== 3 cells" in swept.printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_commands_share_a_sweep(tmp_path: Path) -> None:
+    """As on two machines with one folder: every cell runs once, and either command ends with all of them."""
+    prepare(tmp_path)
+    ends, numbers = ["well", "raise"], (0, 1, 2)
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda cache: sweep(tmp_path, ends, numbers=numbers, cache=cache), ["here", "there"]))
+    for swept in both:
+        assert not wrong(swept, ends, numbers), swept.printed[-5000:]
+        assert swept.code == 1 and "== 6 cells" in swept.printed, swept.printed[-5000:]
+    printed = "".join(swept.printed for swept in both)
+    assert "another command is running it" in printed
+    assert printed.count("Traceback") == printed.count("\nverdict ") == 3, "no cell ran twice"
