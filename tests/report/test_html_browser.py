@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,12 @@ addEventListener("load", async () => {
     for (const folded of page.querySelectorAll("details.grids")) folded.open = true;
     const wide = [...page.querySelectorAll("main *")].filter((e) => !e.closest(".scroll, .box, svg, details:not([open])")
       && e.getBoundingClientRect().right > width + 0.5).map((e) => e.tagName + "." + e.className);
+    const words = [...page.querySelectorAll(".words p")].filter((e) => e.scrollWidth > e.clientWidth
+      || e.getBoundingClientRect().right > e.closest(".box").getBoundingClientRect().right);
     const sizes = [...page.querySelectorAll("svg.plot text")].filter((e) => e.getBoundingClientRect().width)
       .map((e) => e.getBoundingClientRect().height);
     found[`${name}-${width}`] = {
-      scroll: root.scrollWidth, client: root.clientWidth, wide: wide.slice(0, 5), smallest: Math.min(...sizes),
+      scroll: root.scrollWidth, client: root.clientWidth, wide: wide.slice(0, 5), words: words.length, smallest: Math.min(...sizes),
       rows: page.querySelectorAll("table.many tbody tr").length,
       sortable: page.querySelectorAll("table.many button").length,
     };
@@ -78,7 +81,9 @@ def test_nothing_is_wider_than_the_window(tmp_path: Path) -> None:
     for name, count in (("two", 2), ("five", 5), ("thirty", 30)):
         result = many(count)
         (tmp_path / name).mkdir()
-        shown = Examples(best=(), flips=(grid(count),), slices=(grid(count),))
+        flips = grid(count)
+        flips = replace(flips, texts=tuple(f"{'word ' * 40}{'unbroken' * 20}" for _ in flips.rows))
+        shown = Examples(best=(), flips=(flips,), slices=(grid(count),))
         report = from_run(result, calls_ms=calls(result), examples=shown, price_per_hour=1.0)
         write_html(report, tmp_path / name)
     write_page(tmp_path)
@@ -101,5 +106,6 @@ def test_nothing_is_wider_than_the_window(tmp_path: Path) -> None:
         assert seen["scroll"] <= seen["client"], (case, seen)
         assert not seen["wide"], (case, seen)
         assert seen["smallest"] >= 10, (case, seen)
+        assert seen["words"] == 0, "a text is read without scrolling"
     assert found["compared-1400"]["rows"] == 44, "a teacher and 43 models"
     assert found["thirty-1400"]["sortable"] > 8, "the page's own script did not run under its policy"

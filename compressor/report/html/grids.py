@@ -24,16 +24,18 @@ def _grid(grid: Grid, *, shown: bool) -> str:
     said = f"<b>{breakable(grid.title)}</b>{lead}"
     if not grid.rows:
         return f'<p class="grid-alone">{said}</p>'
-    names = (*grid.header, "text") if grid.texts else grid.header
-    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in names)
-    words = [f'<td class="words">{clean(text)}</td>' for text in grid.texts] or [""] * len(grid.rows)
-    rows = [[f"<td>{clean(typographic(cell))}</td>" for cell in row[1:]] for row in grid.rows]
-    lines = "".join(
-        f'<tr><th scope="row">{breakable(row[0])}</th>{"".join(others)}{text}</tr>'
-        for row, others, text in zip(grid.rows, rows, words, strict=True)
-    )
+    head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in grid.header)
+    lines = [
+        f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{clean(typographic(cell))}</td>" for cell in others)}</tr>'
+        for first, *others in grid.rows
+    ]
+    if grid.texts:
+        columns = len(grid.header)
+        words = (f'<tr class="words"><td colspan="{columns}"><p>{clean(text)}</p></td></tr>' for text in grid.texts)
+        lines = [line for pair in zip(lines, words, strict=True) for line in pair]
+    body = "".join(lines)
     return (
         f'<details class="grids"{" open" if shown else ""}><summary>{said}</summary>\n'
         f'<div class="box" tabindex="0" role="region" aria-label="{clean(grid.title)}"><table class="grid">'
-        f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></details>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
     )
