@@ -46,7 +46,8 @@ addEventListener("load", async () => {
     const sizes = [...page.querySelectorAll("svg.plot text")].filter((e) => e.getBoundingClientRect().width)
       .map((e) => e.getBoundingClientRect().height);
     found[`${name}-${width}`] = {
-      scroll: root.scrollWidth, client: root.clientWidth, wide: wide.slice(0, 5), words: words.length, smallest: Math.min(...sizes),
+      scroll: root.scrollWidth, client: root.clientWidth, wide: wide.slice(0, 5), words: words.length,
+      smallest: Math.min(...sizes),
       rows: page.querySelectorAll("table.many tbody tr").length,
       sortable: page.querySelectorAll("table.many button").length,
     };
