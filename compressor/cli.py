@@ -7,6 +7,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from compressor import __version__
 from compressor.errors import CompressorError, ConfigError
 
 if TYPE_CHECKING:
-    from compressor.cells.cell import Composed
+    from compressor.cells.cell import Cell, Composed
     from compressor.cells.ledger import Entry
     from compressor.registry import Registry
     from compressor.report.screen import Screen
@@ -128,7 +129,11 @@ class Session:
         screen = Screen(quiet=not is_main_process())
         folder = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode is RunMode.MULTIRUN:
-            return _cell(cfg, overrides, folder, int(hydra_config.job.num), methods, screen)
+            from compressor.cells.cell import Cell
+
+            sweep = Path(hydra_config.sweep.dir).absolute()
+            cell = Cell(overrides=overrides, folder=folder.absolute(), sweep=sweep)
+            return _cell(cfg, cell, int(hydra_config.job.num), methods, screen)
         return self._single(cfg, overrides, folder, methods, screen)
 
     def _single(
@@ -148,21 +153,21 @@ class Session:
                 folder.rmdir()  # Hydra made it
 
 
-def _cell(
-    cfg: Any, overrides: tuple[str, ...], folder: Path, number: int, methods: Registry, screen: Screen
-) -> float | None:
+def _cell(cfg: Any, cell: Cell, number: int, methods: Registry, screen: Screen) -> float | None:
     from compressor import compose
     from compressor.cells import ledger
-    from compressor.cells.cell import Cell
     from compressor.cells.sharing import BUSY, run_free_cell
 
-    screen.rule(f"cell {number}: {' '.join(overrides)}")
-    token, told = os.environ.get(ledger.TOKEN, "unnamed"), _teller(cfg, overrides, methods)
-    outcome = run_free_cell(Cell(overrides=overrides, folder=folder), told, methods, screen, token=token)
+    screen.rule(f"cell {number}: {' '.join(cell.overrides)}")
+    token, told = os.environ.get(ledger.TOKEN, "unnamed"), _teller(cfg, cell.overrides, methods)
+    outcome = run_free_cell(cell, told, methods, screen, token=token)
     status = outcome.result.status
-    job = {"overrides": overrides, "config": compose.to_plain(cfg)} if status == BUSY else None
-    entry = ledger.Entry(number=number, folder=folder, status=status, code=outcome.code, job=job)
-    ledger.write(folder.parent, token, entry)
+    job = None
+    if status == BUSY:
+        with suppress(CompressorError):  # of a cell that cannot be composed the other command says so
+            job = {"overrides": cell.overrides, "config": compose.to_plain(cfg)}
+    entry = ledger.Entry(number=number, folder=cell.folder, status=status, code=outcome.code, job=job)
+    ledger.write(cell.sweep, token, entry)
     return objective(outcome.result)
 
 
@@ -192,7 +197,8 @@ def _run_busy_cells(sweep: Path, token: str, methods: Registry) -> None:
         overrides, cfg = tuple(entry.job["overrides"]), compose.from_plain(entry.job["config"], methods)
         screen, told = Screen(), _teller(cfg, overrides, methods)
         screen.rule(f"cell {entry.number}: {' '.join(overrides)}")
-        outcome = run_busy_cell(Cell(overrides=overrides, folder=entry.folder), told, methods, screen)
+        cell = Cell(overrides=overrides, folder=entry.folder, sweep=sweep)
+        outcome = run_busy_cell(cell, told, methods, screen)
         ledger.write(sweep, token, replace(entry, status=outcome.result.status, code=outcome.code, job=None))
 
 

@@ -34,6 +34,7 @@ Common options (all of them, with their values: python -m compressor --cfg job)
   bench.baselines=[finetune]  bench.margin=0.01  bench=quick|standard|publish
   bench.end_to_end=true | bench.throughput=true | bench.surface=true       also: calls that begin with the raw text; texts a
                                        second in batches of bench.throughput_batch; p50 over batch sizes and lengths
+  bench.keep_texts=false               keeps no test texts in the run folder (report.html shows those that flipped)
   bench.padded=true                    splits speed-ups from a teacher on texts padded to task.max_length on
   bench.price_per_hour=X               adds to the report what each model cost to make
   -m hydra/sweeper=optuna 'student.layers=range(2,11)'  hydra.sweeper.trials=N  hydra.sweeper.within=POINTS

@@ -108,7 +108,16 @@ class Search(Sweeper):  # type: ignore[misc]
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        study = self._study(folder)
+        with commit.FolderLock(folder / JOURNAL) as lock:
+            if not lock.acquire():
+                raise StoreError(
+                    f"another command searches in {folder}", allowed="one at a time", hint="another hydra.sweep.dir"
+                )
+            return self._search(self._study(folder), space, fixed, folder)
+
+    def _search(
+        self, study: Study, space: dict[str, BaseDistribution], fixed: list[str], folder: Path
+    ) -> list[float] | None:
         while (done := len(_told(study))) < self.trials:
             asked = [study.ask(space) for _ in range(min(self.batch, self.trials - done))]
             lines = [[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in asked]

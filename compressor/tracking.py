@@ -24,6 +24,7 @@ from compressor.config import TrackingConfig
 from compressor.errors import CompressorError, MissingExtra, StoreError
 from compressor.machine import module_paths
 from compressor.report.html import PAGE
+from compressor.report.html.grids import without_texts
 from compressor.report.markdown import to_markdown
 from compressor.results import CandidateResult, RunResult
 from compressor.training import journal
@@ -118,7 +119,7 @@ def mirror(run: Run, wanted: TrackingConfig, *, directory: Path | None = None) -
         pages = {path.stem: path for path in sorted((run.folder / "plots").glob("tradeoff-*.svg"))}
         pages |= {"report": run.folder / PAGE} if (run.folder / PAGE).is_file() else {}
         for name, path in pages.items():
-            session.log({name: wandb.Html(path.read_text(encoding="utf-8"), inject=False)})
+            session.log({name: wandb.Html(without_texts(path.read_text(encoding="utf-8")), inject=False)})
         session.log_artifact(_artifact(wandb, run, models=wanted.models))
     finally:
         session.finish()

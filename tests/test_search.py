@@ -11,6 +11,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from compressor.commit import FolderLock
 from compressor.errors import ConfigError, StoreError
 from compressor.report.screen import Screen
 from compressor.search import JOURNAL, Objective, Search, lost_points, measured, mend, outcome, split
@@ -111,6 +112,15 @@ def test_trials_are_told_what_their_folders_say(tmp_path: Path, capsys: pytest.C
         assert trial.user_attrs["command line"] == ["method=distill", f"student.layers={layers}"]
     Screen().fronts(tmp_path)
     assert "Pareto fronts" in (tmp_path / "fronts.md").read_text() or "the front is" in capsys.readouterr().out
+
+
+def test_a_second_search_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    with FolderLock(tmp_path / JOURNAL) as lock:
+        assert lock.acquire()
+        with pytest.raises(StoreError, match="another command searches"):
+            search(tmp_path, launcher).sweep(ARGUMENTS)
+    assert launcher.lines == [] and not (tmp_path / JOURNAL).exists()
 
 
 def test_a_search_that_was_cut_off_goes_on_and_begins_the_lost_trial_anew(tmp_path: Path) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from compressor import tracking
+from compressor import commit, tracking
 from compressor.compare import load_runs
 from compressor.config import TrackingConfig
 from compressor.errors import ConfigError, MissingExtra
+from compressor.report.grid import Grid
+from compressor.report.html.grids import draw
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -87,6 +89,22 @@ def test_without_a_key_the_run_is_written_offline_and_is_whole(run, tmp_path: Pa
     assert expected["objective"] == run.result.candidates[-1].metrics["accuracy"].value
     assert {name: summary[name] for name in expected} == expected
     assert any(r.WhichOneof("record_type") == "exit" for r in found), "a mirror that is cut off has no end"
+
+
+def test_no_text_of_the_users_leaves_with_the_page(run, tmp_path: Path) -> None:
+    grid = Grid(
+        title="g", header=("id", "label"), rows=(("7", "good"), ("8", "bad")), texts=("a secret", "</tr> <b>too")
+    )
+    page = f"<html>{draw([grid])}</html>"
+    assert page.count("secret") == 1 and page.count("too") == 1
+    commit.add_file(run.folder, tracking.PAGE, page)
+    ended = command(str(run.folder))
+    assert ended.returncode == 0, ended.stderr
+    (sent,) = (tmp_path / "wandb").rglob("report*.html")
+    assert "good" in sent.read_text() and "bad" in sent.read_text()
+    for path in (tmp_path / "wandb").rglob("*"):
+        assert not path.is_file() or b"secret" not in path.read_bytes(), path
+    assert "too" not in sent.read_text()
 
 
 def test_the_losses_of_every_step_are_in_it(run) -> None:

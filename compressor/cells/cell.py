@@ -39,10 +39,17 @@ class Cell:
     Attributes:
         overrides: As typed, for the reproduction line.
         folder: Where its run folder shall stand.
+        sweep: The folder of the whole sweep, somewhere above it.
     """
 
     overrides: tuple[str, ...]
     folder: Path
+    sweep: Path
+
+    @property
+    def desk(self) -> Path:
+        """What it needs while it runs stands beside this."""
+        return self.sweep / ledger.PLACE / "%".join(self.folder.relative_to(self.sweep).parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +115,7 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
             return Outcome(
                 result=RunResult(status=status, run_key=key, task="", seed=0, seconds_total=0.0), code=error.exit_code
             )
-        if (twin := _finished_twin(cell.folder, key)) is not None:
+        if (twin := _finished_twin(cell, key)) is not None:
             return ended(f"skipped(duplicate of {twin})", 0)
     except CompressorError as error:
         screen.failure(error)
@@ -136,9 +143,8 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
 @contextmanager
 def _desk(cell: Cell) -> Iterator[Path]:
     """Lend a folder for what the cell's process is told and prints; those of killed sweeps are removed."""
-    place = cell.folder.parent / ledger.PLACE / cell.folder.name
-    commit.sweep_leftovers(place.parent)
-    desk = commit.open_partial(place, keep_existing=True)
+    commit.sweep_leftovers(cell.desk.parent)
+    desk = commit.open_partial(cell.desk, keep_existing=True)
     try:
         yield desk
     finally:
@@ -185,7 +191,7 @@ def _run(cell: Cell, composed: Composed, place: Path, output: Path) -> Ending:
     commit.write_text(job, json.dumps(values))
     # -P: the current folder must not shadow a module beyond what it did for us, and that is in PYTHONPATH.
     command = [sys.executable, "-P", "-m", "compressor.cells.child", str(job)]
-    environment = _environment(shared=cell.folder.parent / ledger.PLACE / ledger.SHARED)
+    environment = _environment(shared=cell.sweep / ledger.PLACE / ledger.SHARED)
     return supervise(command, environment=environment, limits=composed.limits, log=output, show=_show)
 
 
@@ -243,10 +249,11 @@ def _finished(folder: Path) -> RunResult | None:
     return result if result.status == OK else None
 
 
-def _finished_twin(folder: Path, key: str) -> str | None:
-    """Return the name of another run folder beside this one with the same run key."""
-    for path in sorted(folder.parent.glob("*/result.json")):
+def _finished_twin(cell: Cell, key: str) -> str | None:
+    """Return the name of another run folder of the sweep with the same run key."""
+    depth = len(cell.folder.relative_to(cell.sweep).parts)
+    for path in sorted(cell.sweep.glob("*/" * depth + "result.json")):
         result = _finished(path.parent)
-        if path.parent != folder and result is not None and result.run_key == key:
-            return path.parent.name
+        if path.parent != cell.folder and result is not None and result.run_key == key:
+            return str(path.parent.relative_to(cell.sweep))
     return None

@@ -68,11 +68,11 @@ def read(sweep: Path, token: str) -> list[Entry]:
     return sorted(_entries(sweep / PLACE / token), key=lambda entry: entry.number)
 
 
-def code(folder: Path, status: str) -> int:
-    """Return what a cell adds to the exit code by what any command noted of it; 1 where none did."""
-    places = (folder.parent / PLACE).glob("sweep-*")
-    noted = (entry for place in places for entry in _entries(place))
-    return next((e.code for e in noted if e.code and e.status == status and e.folder.name == folder.name), 1)
+def code(sweep: Path, folder: Path, status: str) -> int:
+    """Return what a cell adds to the exit code by what any command, on any machine, noted of it; 1 where none did."""
+    place = folder.relative_to(sweep).parts
+    noted = (entry for token in (sweep / PLACE).glob("sweep-*") for entry in _entries(token))
+    return next((e.code for e in noted if e.status == status and e.folder.parts[-len(place) :] == place), 1)
 
 
 def _entries(place: Path) -> list[Entry]:

@@ -13,11 +13,13 @@ from typing import Final
 from compressor import commit
 from compressor.cells import ledger
 from compressor.cells.cell import Cell, Composed, Outcome, run_cell
+from compressor.errors import CompressorError
 from compressor.registry import Registry
 from compressor.report.screen import Screen
-from compressor.results import OK, RunResult
+from compressor.results import RunResult
 
 BUSY: Final = "skipped(another command is running it)"  # until the end; it is in no result
+_FAILED: Final = ("failed", "timeout", "oom", "killed")
 _LOOK_S: Final = 1.0
 _LOG: Final = logging.getLogger("compressor")
 
@@ -36,7 +38,7 @@ def run_free_cell(cell: Cell, compose: Compose, registry: Registry, screen: Scre
         screen: Gets what the cell prints.
         token: Names this command.
     """
-    begun = ledger.begin(cell.folder.parent, token)
+    begun = ledger.begin(cell.sweep, token)
     with _lock(cell) as lock:
         if lock.acquire():
             told = _failure(cell, since=begun)
@@ -56,15 +58,22 @@ def run_busy_cell(cell: Cell, compose: Compose, registry: Registry, screen: Scre
 
 
 def _lock(cell: Cell) -> commit.FolderLock:
-    return commit.FolderLock(cell.folder.parent / ledger.PLACE / cell.folder.name)
+    return commit.FolderLock(cell.desk)
 
 
 def _failure(cell: Cell, since: float = 0.0) -> Outcome | None:
-    """Return what another command recorded of a cell that did not go well: it is not to be tried again at once."""
+    """Return what another command recorded of a cell that failed: it is not to be tried again at once.
+
+    One that was interrupted has not been tried, and whose duplicate a cell is `run_cell` says as quickly, as it does what is
+    wrong with a folder.
+    """
     path = cell.folder / "result.json"
-    if not path.is_file() or path.stat().st_mtime < since or not commit.is_complete(cell.folder, deep=False):
+    try:
+        if not path.is_file() or path.stat().st_mtime < since or not commit.is_complete(cell.folder, deep=False):
+            return None
+        result = RunResult.from_json(commit.read_json(path))
+    except (OSError, CompressorError):
         return None
-    result = RunResult.from_json(commit.read_json(path))
-    if result.status == OK:
+    if result.status.partition("(")[0] not in _FAILED:
         return None
-    return Outcome(result=result, code=ledger.code(cell.folder, result.status))
+    return Outcome(result=result, code=ledger.code(cell.sweep, cell.folder, result.status))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import logging
 import time
 from io import BufferedWriter
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Final
 
 _SAID_S: Final = 60.0
+_LONGEST: Final = 80  # of a name; names that begin alike must not share a lock
 
 
 class FolderLock:
@@ -21,7 +23,8 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder.parent / f".{folder.name[:80]}.lock"
+        name = folder.name if len(folder.name) <= _LONGEST else f"{folder.name[:_LONGEST]}-{_digest(folder.name)}"
+        self._path = folder.parent / f".{name}.lock"
         self._stream: BufferedWriter | None = None
 
     def acquire(self) -> bool:
@@ -46,6 +49,10 @@ class FolderLock:
         if self._stream is not None:
             self._stream.close()  # which also unlocks
             self._stream = None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Waiting:

@@ -108,9 +108,9 @@ def attribute(
         return None
     parts = []
     plain = cells[teacher, start]
-    slowest = cells.get((PADDED, start), plain)
-    if slowest is not plain:
-        parts.append(_part("no padding", plain, slowest, seed))
+    begun = cells.get((PADDED, start), plain)
+    if begun is not plain:
+        parts.append(_part("no padding", plain, begun, seed))
     fp32 = _IN_FP32.get(runtime, runtime)
     if fp32 != runtime and (teacher, fp32) not in cells:
         fp32 = runtime
@@ -127,8 +127,8 @@ def attribute(
         candidate=candidate,
         runtime=runtime,
         start=start,
-        padded=slowest is not plain,
-        total=_part("total", end, slowest, seed),
+        padded=begun is not plain,
+        total=_part("total", end, begun, seed),
         parts=tuple(parts),
     )
 

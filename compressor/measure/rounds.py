@@ -77,9 +77,9 @@ def _drop(arm: Arm, why: str, arms: dict[Arm, dict[str, str]], refusals: dict[Ar
     if arm.name == NULL:
         return
     refusals[arm] = why
-    null = Arm(arm.runtime, NULL)
-    if arms.get(null) == place:
-        del arms[null]
+    for control in [Arm(arm.runtime, name) for name in CONTROLS]:  # of the first candidate: they go with it
+        if control in arms and arms[control]["folder"] == place["folder"]:
+            del arms[control]
 
 
 def _attempt(

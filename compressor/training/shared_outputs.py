@@ -49,8 +49,9 @@ def _read(place: Path) -> Mapping[str, Tensor] | None:
     if not place.is_dir():
         return None
     if commit.is_complete(place):
-        tensors: Mapping[str, Tensor] = load_file(place / _FILE)
-        return tensors
+        with suppress(OSError):  # the sweep of another command has ended meanwhile, and tidied up
+            tensors: Mapping[str, Tensor] = load_file(place / _FILE)
+            return tensors
     commit.set_aside(place)
     return None
 

@@ -1,6 +1,7 @@
 """ALBERT's two ideas as a compression step: layers that share their weights, and a factorised embedding table.
 
-What it buys is bytes, not time: the shared layer still runs once for every layer of the source (speed about x1).
+What it buys is bytes: the shared layer still runs once for every layer of the source, and the arithmetic stays the same. Time
+is gained, if at all, where the processor's caches hold the weights.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ class AlbertConfig(MethodConfig):
 
 
 class Albert(CompressionMethod[AlbertConfig]):
-    """Share weights across layers and factorise the embeddings, then distil: far fewer bytes, speed about x1.
+    """Share weights across layers and factorise the embeddings, then distil: far fewer bytes, the same arithmetic.
 
     Sharing (Lan et al. 2020, section 3.1) makes the layers of a group one layer that runs several times. A group starts from
     its first layer: in a trial the mean of its layers, whose neurons do not correspond, recovered far worse. Factorising
@@ -232,7 +233,7 @@ class Albert(CompressionMethod[AlbertConfig]):
             "encoder_parameters": encoder_parameters(model),
             "encoder_parameters_before": before,
             "parameters": parameter_count(model),
-            "speed": "about x1: every layer still runs",
+            "speed": "every layer still runs",
         }
         return source.evolve(model=model, structure=structure, notes={**result.summary(), **counts})
 

@@ -44,12 +44,12 @@ def test_the_record_of_a_failed_cell_goes_in_one_step(tmp_path: Path, monkeypatc
 def test_the_desk_of_a_killed_sweep_is_cleared_by_the_next(tmp_path: Path) -> None:
     killed = (
         "import os, sys\nfrom pathlib import Path\nfrom compressor.cells import cell\n"
-        "with cell._desk(cell.Cell(overrides=(), folder=Path(sys.argv[1]))) as desk:\n"
+        "with cell._desk(cell.Cell(overrides=(), folder=Path(sys.argv[1]), sweep=Path(sys.argv[1]).parent)) as desk:\n"
         "    (desk / 'output.txt').write_text('printed')\n    os._exit(9)"
     )
     assert subprocess.run([sys.executable, "-c", killed, str(tmp_path / "0")], check=False).returncode == 9
     (left,) = (tmp_path / ledger.PLACE).iterdir()
-    with cell._desk(cell.Cell(overrides=(), folder=tmp_path / "1")) as desk:
+    with cell._desk(cell.Cell(overrides=(), folder=tmp_path / "1", sweep=tmp_path)) as desk:
         assert desk.is_dir() and not left.exists()
     assert not list((tmp_path / ledger.PLACE).iterdir())
 
@@ -61,7 +61,7 @@ def test_a_disk_that_fills_while_a_cell_prints_ends_that_cell_alone(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cell, "_run", full)
-    asked = cell.Cell(overrides=("seed=0",), folder=tmp_path / "0")
+    asked = cell.Cell(overrides=("seed=0",), folder=tmp_path / "0", sweep=tmp_path)
     composed = cell.Composed(config=RunConfig(), values={}, limits=CellConfig())
     ended = cell.run_cell(asked, lambda: composed, Registry(methods={}, broken={}), Screen(Console(quiet=True)))
     assert ended.code == StoreError.exit_code

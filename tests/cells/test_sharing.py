@@ -59,7 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def ask(run, folder: Path, **options: str) -> cell.Outcome:
     screen, methods = Screen(Console(quiet=True)), Registry(methods={}, broken={})
-    return run(cell.Cell(overrides=(), folder=folder), lambda: None, methods, screen, **options)
+    return run(cell.Cell(overrides=(), folder=folder, sweep=folder.parent), lambda: None, methods, screen, **options)
 
 
 def free(folder: Path, token: str = "sweep-mine") -> cell.Outcome:
@@ -95,6 +95,23 @@ def test_a_failure_from_before_is_tried_again_and_one_from_meanwhile_is_not(tmp_
     assert ran == ["1", "2"]
     free(tmp_path / "0", "sweep-later")
     assert ran == ["1", "2", "0"], "the next command tries once more"
+
+
+@pytest.mark.parametrize("status", ["interrupted", "skipped(duplicate of 1)"])
+def test_what_was_not_tried_is_run_after_all(tmp_path: Path, ran: list[str], status: str) -> None:
+    with RunFolder(tmp_path / "0") as place:
+        place.write_result(result(status), [])
+        place.commit()
+    assert ask(sharing.run_busy_cell, tmp_path / "0").code == 0 and ran == ["0"]
+
+
+def test_a_folder_that_cannot_be_read_ends_nobody(tmp_path: Path, ran: list[str]) -> None:
+    with RunFolder(tmp_path / "0") as place:
+        place.write_result(result("failed(DataError: empty)"), [])
+        place.commit()
+    path = tmp_path / "0" / "result.json"
+    path.write_bytes(b"x" * path.stat().st_size)
+    assert ask(sharing.run_busy_cell, tmp_path / "0").result.status == OK and ran == ["0"]
 
 
 def test_what_the_other_command_recorded_is_taken_over_and_not_tried_again(tmp_path: Path, ran: list[str]) -> None:

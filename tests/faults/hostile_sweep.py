@@ -32,10 +32,10 @@ STATES = {
     "segfault": "killed(SIGSEGV)",
     "kill": "killed(SIGKILL)",
     "memory": "oom(",
-    "nan": "failed(",
+    "nan": "failed(MeasureError: the model gives logits that are not finite",
     "hang": "timeout(",
     "flood": "ok",
-    "option": "failed(",
+    "option": "failed(ConfigError: method.hostile.end=option",
 }
 LAUNCHERS = {
     "basic": (),
@@ -63,6 +63,7 @@ def sweep(
     numbers: Sequence[int] = (0,),
     launcher: str = "basic",
     cache: str = "cache",
+    subdir: str = "${hydra.job.num}",
 ) -> Swept:
     """Run `method=hostile` once for each end and number; a machine of its own has a cache of its own."""
     environment = {
@@ -79,13 +80,14 @@ def sweep(
         *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4"),
         *("bench.blocks=4", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
         *("cell.stall_s=8", "cell.memory_gb=4", "cell.log_mb=1", f"hydra.sweep.dir={place / 'sweep'}"),
+        f"hydra.sweep.subdir={subdir}",
         *LAUNCHERS[launcher],
     ]
     ended = subprocess.run(
         command, cwd=place, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     until = time.monotonic() + GONE_S
-    while (living := _living()) and time.monotonic() < until:
+    while (living := _living(place)) and time.monotonic() < until:
         time.sleep(0.2)
     return Swept(ended.returncode, ended.stdout + ended.stderr, _states(place, numbers), living)
 
@@ -108,19 +110,20 @@ def survive(folder: Path, launcher: str, numbers: Sequence[int] = (0, 1)) -> Out
     prepare(folder)
     swept = sweep(folder, list(STATES), numbers=numbers, launcher=launcher)
     failures = [f"{launcher}: {cell} ended as {state}" for cell, state in wrong(swept, list(STATES), numbers).items()]
-    tried, kept = len(STATES) * len(numbers), len(STATES) * len(numbers) - len(failures)
+    tried = len(STATES) * len(numbers)
+    kept = tried - len(failures)
     if swept.living:
         failures.append(f"{launcher}: alive {GONE_S:g} s after the end: {swept.living}")
     if swept.code == 0:
         failures.append(f"{launcher}: the exit code is 0")
     promise = f"each cell of a hostile sweep has its state, the healthy are ok ({launcher})"
-    return Outcome(promise, tried, kept if kept < tried or not failures else 0, tuple(failures))
+    return Outcome(promise, tried, kept, tuple(failures))
 
 
 def _states(place: Path, numbers: Sequence[int]) -> dict[tuple[str, int], str]:
     """Return the states; every folder must verify."""
     found = {}
-    for path in (place / "sweep").glob("*/result.json"):
+    for path in [*(place / "sweep").glob("[!.]*/result.json"), *(place / "sweep").glob("[!.]*/[!.]*/result.json")]:
         commit.verify(path.parent)
         typed = (path.parent / "run.yaml").read_text()
         end = next(e for e in STATES if f"method.hostile.end={e}\n" in typed)
@@ -130,10 +133,10 @@ def _states(place: Path, numbers: Sequence[int]) -> dict[tuple[str, int], str]:
     return found
 
 
-def _living() -> tuple[int, ...]:
-    """Return the processes of cells of the plugin that are alive."""
+def _living(place: Path) -> tuple[int, ...]:
+    """Return the processes of the place's cells that are alive."""
     numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-    return tuple(pid for pid in numbers if b"hostile" in _environ(pid))
+    return tuple(pid for pid in numbers if str(place / "site").encode() in _environ(pid))
 
 
 def _environ(pid: int) -> bytes:

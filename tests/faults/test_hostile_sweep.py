@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hostile_sweep import STATES, prepare, sweep, wrong  # noqa: E402 - found through the line above
+from hostile_sweep import STATES, Swept, prepare, sweep, wrong  # noqa: E402 - found through the line above
 
 
 @pytest.mark.slow
@@ -51,8 +51,12 @@ def test_two_commands_share_a_sweep(tmp_path: Path) -> None:
     """As on two machines with one folder: every cell runs once, and either command ends with all of them."""
     prepare(tmp_path)
     ends, numbers = ["well", "raise"], (0, 1, 2)
+
+    def on(machine: str) -> Swept:
+        return sweep(tmp_path, ends, numbers=numbers, cache=machine, subdir="of_some/${hydra.job.num}")
+
     with ThreadPoolExecutor() as pool:
-        both = list(pool.map(lambda cache: sweep(tmp_path, ends, numbers=numbers, cache=cache), ["here", "there"]))
+        both = list(pool.map(on, ["here", "there"]))
     for swept in both:
         assert not wrong(swept, ends, numbers), swept.printed[-5000:]
         assert swept.code == 1 and "== 6 cells" in swept.printed, swept.printed[-5000:]

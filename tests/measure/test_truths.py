@@ -29,17 +29,19 @@ def test_observing_costs_no_more_than_is_allowed(tmp_path: Path) -> None:
     An interval of 95 % is wrong once in twenty times, and the tests beside this one are no quiet machine: an effect that is
     there is there each time.
     """
-    quiet = []
+    quiet: list[str] = []
     for seed in range(TRIES):
         found = observer_effect.observe(
             tmp_path / str(seed), blocks=6, texts=6, layers=6, hidden=384, batch=8, seed=seed
         )
         assert found.p99 is None, "36 calls have no 99th percentile"
         assert found.parent < observer_effect.PARENT
+        if found.complaints:
+            continue
         low, high = found.p50.ci95.low - 1, found.p50.ci95.high - 1
+        quiet.append(f"{low:+.2%}..{high:+.2%}")
         if low < observer_effect.P50 and high > -observer_effect.P50:
             return
-        quiet.append(not found.complaints)
-    if not any(quiet):
+    if not quiet:
         pytest.skip(f"{TRIES} times other work disturbed the machine")
-    pytest.fail(f"{TRIES} times more than {observer_effect.P50:.1%}, at last {low:+.2%}..{high:+.2%}")
+    pytest.fail(f"more than {observer_effect.P50:.1%} each time that the machine was quiet: {quiet}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Final
 
 from compressor.report.grid import Grid
 from compressor.report.html.svg import breakable, clean
 from compressor.report.verdict import typographic
+
+_WORDS: Final = re.compile(r'<tr class="words">.*?</tr>', re.DOTALL)
 
 
 def draw(grids: Sequence[Grid], *, opened: bool = False) -> str:
@@ -17,6 +21,11 @@ def draw(grids: Sequence[Grid], *, opened: bool = False) -> str:
         opened: Whether the first one stands open.
     """
     return "".join(_grid(grid, shown=opened and i == 0) for i, grid in enumerate(grids))
+
+
+def without_texts(page: str) -> str:
+    """Return a page without the users' own words that `draw` put under its rows."""
+    return _WORDS.sub("", page)
 
 
 def _grid(grid: Grid, *, shown: bool) -> str:
