@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import interval_coverage as coverage  # noqa: E402 - found through the line above
 
 from compressor.compare.bootstrap import metric_estimate, paired_difference, speed_up
 from compressor.tasks.metrics import Accuracy, EntityF1, Pearson, Spearman
@@ -77,54 +84,23 @@ def test_entity_f1_is_bootstrapped_over_sentences() -> None:
 
 def test_accuracy_difference_covers() -> None:
     """500 samples of a known gap; the 95 % interval must hold it about as often as it says."""
-    rng, hits = np.random.default_rng(5), 0
-    references = np.zeros(400, int)
-    for seed in range(500):
-        kind = rng.choice(3, size=400, p=[0.88, 0.08, 0.04])  # agree, only ours wrong, only theirs wrong
-        found = paired_difference(
-            Accuracy(), (kind == 1).astype(int), (kind == 2).astype(int), references, LABELS, seed=seed
-        )
-        hits += found.ci95.low <= -0.04 <= found.ci95.high
-    assert 0.92 <= hits / 500 <= 0.98
-
-
-def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...] = (12, 20)) -> tuple[np.ndarray, ...]:
-    """Log-normal calls on a drifting machine with spikes; the candidate is `ratio` times faster. [..., blocks, texts]."""
-    per_block, per_round = (*shape[:-1], 1), (*shape[:-2], 1, 1)
-    drift = np.exp(rng.normal(0, 0.05, per_block).cumsum(axis=-2))
-    lengths = np.linspace(5e6, 2e7, shape[-1])
-
-    def calls(speed: float) -> np.ndarray:
-        noise = rng.lognormal(0, 0.03, shape) * np.where(rng.random(shape) < 0.03, 3.0, 1.0)
-        noise = noise * np.exp(rng.normal(0, 0.004, per_block))
-        if len(shape) == 3:  # a process may have its memory in a better or worse place
-            noise = noise * np.exp(rng.normal(0, 0.003, per_round))
-        return (lengths * drift * noise / speed).astype(np.int64)
-
-    return calls(ratio), calls(1.0)
+    assert 0.92 <= coverage.of_differences(500, 400, 5) <= 0.98
 
 
 @pytest.mark.parametrize("rounds", [3, 5, 10])
 def test_speed_up_over_rounds_covers(rounds: int) -> None:
-    rng, hits = np.random.default_rng(3), 0
-    for seed in range(400):
-        found = speed_up(*simulated(rng, 1.5, (rounds, 6, 10)), seed=seed)
-        hits += found.ci95.low <= 1.5 <= found.ci95.high
-        assert found.units == rounds
-    assert 0.925 <= hits / 400 <= 0.975
+    assert 0.925 <= coverage.of_speed_ups(400, (rounds, 6, 10), 3) <= 0.975
+    ours, theirs = coverage.simulated(np.random.default_rng(3), 1.5, (rounds, 6, 10))
+    assert speed_up(ours, theirs, seed=0).units == rounds
 
 
 def test_one_round_is_its_blocks() -> None:
-    ours, theirs = simulated(np.random.default_rng(0), 1.5)
+    ours, theirs = coverage.simulated(np.random.default_rng(0), 1.5, (12, 20))
     assert speed_up(ours[None], theirs[None], seed=0) == speed_up(ours, theirs, seed=0)
 
 
 def test_speed_up_covers_under_drift_and_spikes() -> None:
-    rng, hits = np.random.default_rng(2), 0
-    for seed in range(300):
-        found = speed_up(*simulated(rng, 1.5), seed=seed)
-        hits += found.ci95.low <= 1.5 <= found.ci95.high
-    assert 0.92 <= hits / 300 <= 0.985
+    assert 0.92 <= coverage.of_speed_ups(300, (12, 20), 2) <= 0.985
 
 
 def test_speed_up_is_the_median_ratio_of_constant_samples() -> None:

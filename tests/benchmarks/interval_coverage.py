@@ -1,0 +1,76 @@
+"""Count how often the 95 % interval of a speed-up, and of a paired difference, holds the truth in simulated runs.
+
+    python tests/benchmarks/interval_coverage.py [--runs 2000]
+
+Simulated are calls of two models on a machine whose speed drifts from block to block, with log-normal noise and spikes of three
+times the length; with several rounds, each process may also have its memory in a better or worse place. The levels are those of
+`bench=quick|standard|publish`. Everything is drawn from seeds, so that a second call prints the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compressor.compare.bootstrap import paired_difference, speed_up
+from compressor.tasks.metrics import Accuracy
+
+TRUTH = 1.5
+GAP = -0.04
+LEVELS = {"quick": (12, 20), "standard": (5, 12, 20), "publish": (10, 12, 40)}  # rounds, blocks, texts
+TARGET = (0.93, 0.97)
+
+
+def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+    """Return calls of a candidate that is `ratio` times faster, and of its baseline: [..., blocks, texts] nanoseconds."""
+    per_block, per_round = (*shape[:-1], 1), (*shape[:-2], 1, 1)
+    drift = np.exp(rng.normal(0, 0.05, per_block).cumsum(axis=-2))
+    lengths = np.linspace(5e6, 2e7, shape[-1])
+
+    def calls(speed: float) -> NDArray[np.int64]:
+        noise = rng.lognormal(0, 0.03, shape) * np.where(rng.random(shape) < 0.03, 3.0, 1.0)
+        noise = noise * np.exp(rng.normal(0, 0.004, per_block))
+        if len(shape) == 3:  # a process may have its memory in a better or worse place
+            noise = noise * np.exp(rng.normal(0, 0.003, per_round))
+        return (lengths * drift * noise / speed).astype(np.int64)
+
+    return calls(ratio), calls(1.0)
+
+
+def of_speed_ups(runs: int, shape: tuple[int, ...], seed: int) -> float:
+    """Return the share of runs whose interval of the speed-up holds it."""
+    rng, hits = np.random.default_rng(seed), 0
+    for run in range(runs):
+        found = speed_up(*simulated(rng, TRUTH, shape), seed=run)
+        hits += found.ci95.low <= TRUTH <= found.ci95.high
+    return hits / runs
+
+
+def of_differences(runs: int, examples: int, seed: int) -> float:
+    """Return the share of samples whose interval of the accuracy's difference holds the known one."""
+    rng, hits = np.random.default_rng(seed), 0
+    references = np.zeros(examples, int)
+    for run in range(runs):
+        kind = rng.choice(3, size=examples, p=[0.88, 0.08, 0.04])  # agree, only ours wrong, only theirs wrong
+        ours, theirs = (kind == 1).astype(int), (kind == 2).astype(int)
+        found = paired_difference(Accuracy(), ours, theirs, references, ("no", "yes"), seed=run)
+        hits += found.ci95.low <= GAP <= found.ci95.high
+    return hits / runs
+
+
+def main() -> None:
+    """Print a line a level."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--runs", type=int, default=2000)
+    runs = parser.parse_args().runs
+    found = {f"speed-up, bench={level}": of_speed_ups(runs, shape, 2) for level, shape in LEVELS.items()}
+    found["difference of accuracy, 400 examples"] = of_differences(runs, 400, 5)
+    for name, share in found.items():
+        word = "met" if TARGET[0] <= share <= TARGET[1] else "MISSED"
+        print(f"{name:<38} {share:.1%} of {runs:,}  target 93 to 97 %: {word}")
+
+
+if __name__ == "__main__":
+    main()
