@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.artifact import parameter_count
+from compressor import store
+from compressor.artifact import Form, parameter_count
 from compressor.config import MethodConfig, StudentConfig
 from compressor.errors import ConfigError, Incompatible
 from compressor.families import encoder_layers
+from compressor.measure.size import measure_size
+from compressor.measure.work import measure_work
 from compressor.surgery import encoder_linears, head_count, heads_can_go, layer_parts
 from compressor.testing import parametrize_with_checks
 from compressor.testing.encoders import FAMILIES, house_of, tiny_encoder
@@ -120,6 +123,18 @@ def test_parameters_and_operations_fall_by_the_predicted_number(tmp_path) -> Non
     assert products(before) - products(result.model) == gone * 4 * 32
     assert parameter_count(before) - parameter_count(result.model) == gone * (4 * 32 + 3)
     assert {head_count(result.model, layer) for layer in encoder_layers(result.model)} == {2}
+
+    length, sizes, macs = 7, [], []
+    batch = {"input_ids": np.full((1, length), 5), "attention_mask": np.ones((1, length), np.int64)}
+    for name, artifact in (("before", house.teacher), ("after", result)):
+        store.save(artifact, tmp_path / name)
+        sizes.append(measure_size(tmp_path / name).weights_bytes)
+        macs.append(measure_work(Form.torch, artifact.module, tmp_path / name, [batch], 1).macs_per_text)
+    # Of each unit of width a token's four projections, and both products with every other token.
+    assert macs[0] - macs[1] == gone * (4 * 32 * length + 2 * length**2)
+    assert sizes[0] - sizes[1] == pytest.approx(4 * gone * (4 * 32 + 3), abs=64), (
+        "but for names and shapes in the header"
+    )
 
 
 def test_the_refit_brings_the_hidden_states_nearer(tmp_path) -> None:
