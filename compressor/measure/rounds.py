@@ -15,7 +15,7 @@ from compressor.errors import MeasureError
 from compressor.machine import core_numbers
 from compressor.measure import noise
 from compressor.measure.energy import Energy, Meter
-from compressor.measure.schedule import Arm, schedule
+from compressor.measure.schedule import Arm, load_order, schedule
 from compressor.measure.talk import Hung, Talker
 from compressor.results import PADDED
 
@@ -108,13 +108,14 @@ def _attempt(
             except MeasureError as error:
                 raise _Failed(about, error.got, final=isinstance(error, Hung)) from error
 
-        for arm, place in tuple(arms.items()):
-            if arm not in arms:  # the null arm of one that was refused
+        order = load_order(list(arms), seed=seed)
+        for arm in order:
+            if arm not in arms:  # a control of one that was refused
                 continue
-            answers[arm] = ask(arm, do="load", **place)
+            answers[arm] = ask(arm, do="load", **arms[arm])
             if why := answers[arm].get("refusal"):
                 _drop(arm, why, arms, refusals)
-        for arm in arms:
+        for arm in (arm for arm in order if arm in arms):
             answers[arm] |= ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
         own = {runtime: [arm for arm in arms if arm.runtime == runtime] for runtime in workers}
         for runtime, its in own.items():

@@ -1,11 +1,13 @@
-"""Who is called when: every text visits every arm once a block, in an order that is drawn anew each time."""
+"""Who is loaded and called when: every text visits every arm once a block, in orders that are drawn anew each time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+
+_LOADING: Final = 1  # a stream of random numbers of its own
 
 
 class Arm(NamedTuple):
@@ -21,6 +23,16 @@ class Call(NamedTuple):
     block: int
     text: int
     arm: Arm
+
+
+def load_order(arms: Sequence[Arm], *, seed: Sequence[int]) -> list[Arm]:
+    """Return the order in which a round's models are loaded and warmed up.
+
+    Where a model lies in memory shows: of five equal ones in a process the first loaded took 1 to 2 % longer, for calls of
+    1.2 ms. In random order no candidate has the better place, and rounds differ by it as they should.
+    """
+    rng = np.random.default_rng([*seed, _LOADING])
+    return [arms[i] for i in rng.permutation(len(arms))]
 
 
 def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int]) -> Iterator[Call]:

@@ -10,7 +10,7 @@ import pytest
 
 from compressor.compare.verdicts import Word, compare_latency
 from compressor.measure.latency_job import timed
-from compressor.measure.schedule import Arm, schedule
+from compressor.measure.schedule import Arm, load_order, schedule
 from compressor.runtimes.base import Inputs, Logits, Session
 
 LENGTHS = (4, 6, 8, 10, 12)
@@ -84,3 +84,12 @@ def test_equal_sessions_are_not_far_apart() -> None:
     samples = measure(base=Sleeper(), same=Sleeper())
     verdict = compare_latency(samples["same"], samples["base"], names=("same", "base"), runtime="torch", seed=0)
     assert verdict.speed_up.ratio == pytest.approx(1.0, rel=0.15)
+
+
+def test_nobody_is_loaded_first_more_often_than_others() -> None:
+    arms = [Arm("torch", name) for name in "abc"]
+    orders = [load_order(arms, seed=[0, number, 0]) for number in range(600)]
+    assert all(sorted(order) == arms for order in orders)
+    assert orders[0] == load_order(arms, seed=[0, 0, 0])
+    for arm in arms:
+        assert 150 < sum(order[0] == arm for order in orders) < 250
