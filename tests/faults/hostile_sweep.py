@@ -32,7 +32,7 @@ STATES = {
     "segfault": "killed(SIGSEGV)",
     "kill": "killed(SIGKILL)",
     "memory": "oom(",
-    "nan": "failed(MeasureError: the model gives logits that are not finite",
+    "nan": "failed(MeasureError: scoring of 'hostile': the model gives logits that are not finite",
     "hang": "timeout(",
     "flood": "ok",
     "option": "failed(ConfigError: method.hostile.end=option",
@@ -42,6 +42,7 @@ LAUNCHERS = {
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit": ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"),
 }
+SIDE_BY_SIDE_S = 90  # cells wait for each other then, and say so once a minute
 GONE_S = 5.0  # by then nothing that a sweep started is alive
 TIMEOUT_S = 1200.0
 
@@ -64,6 +65,7 @@ def sweep(
     launcher: str = "basic",
     cache: str = "cache",
     subdir: str = "${hydra.job.num}",
+    stall_s: int = 8,
 ) -> Swept:
     """Run `method=hostile` once for each end and number; a machine of its own has a cache of its own."""
     environment = {
@@ -79,7 +81,7 @@ def sweep(
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
         *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4"),
         *("bench.blocks=4", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
-        *("cell.stall_s=8", "cell.memory_gb=4", "cell.log_mb=1", f"hydra.sweep.dir={place / 'sweep'}"),
+        *(f"cell.stall_s={stall_s}", "cell.memory_gb=4", "cell.log_mb=1", f"hydra.sweep.dir={place / 'sweep'}"),
         f"hydra.sweep.subdir={subdir}",
         *LAUNCHERS[launcher],
     ]
@@ -108,7 +110,7 @@ def wrong(swept: Swept, ends: Sequence[str], numbers: Sequence[int] = (0,)) -> d
 def survive(folder: Path, launcher: str, numbers: Sequence[int] = (0, 1)) -> Outcome:
     """Run every end and number; a cell has kept the promise if it has the state that it ought to have."""
     prepare(folder)
-    swept = sweep(folder, list(STATES), numbers=numbers, launcher=launcher)
+    swept = sweep(folder, list(STATES), numbers=numbers, launcher=launcher, stall_s=SIDE_BY_SIDE_S)
     failures = [f"{launcher}: {cell} ended as {state}" for cell, state in wrong(swept, list(STATES), numbers).items()]
     tried = len(STATES) * len(numbers)
     kept = tried - len(failures)

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from hostile_sweep import STATES, Swept, prepare, sweep, wrong  # noqa: E402 - found through the line above
+from hostile_sweep import SIDE_BY_SIDE_S, STATES, Swept, prepare, sweep, wrong  # noqa: E402 - found through the line above
 
 
 @pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_hostile_sweep_loses_nothing_but_the_hostile(tmp_path: Path) -> None:
 def test_other_launchers_lose_no_more(tmp_path: Path, launcher: str) -> None:
     prepare(tmp_path)
     ends = ["well", "raise", "kill"]
-    swept = sweep(tmp_path, ends, launcher=launcher)
+    swept = sweep(tmp_path, ends, launcher=launcher, stall_s=SIDE_BY_SIDE_S)
     assert not wrong(swept, ends), swept.printed[-5000:]
     assert swept.code != 0 and not swept.living and "== 3 cells" in swept.printed
 
@@ -53,7 +53,8 @@ def test_two_commands_share_a_sweep(tmp_path: Path) -> None:
     ends, numbers = ["well", "raise"], (0, 1, 2)
 
     def on(machine: str) -> Swept:
-        return sweep(tmp_path, ends, numbers=numbers, cache=machine, subdir="of_some/${hydra.job.num}")
+        place = {"cache": machine, "subdir": "of_some/${hydra.job.num}"}
+        return sweep(tmp_path, ends, numbers=numbers, stall_s=SIDE_BY_SIDE_S, **place)
 
     with ThreadPoolExecutor() as pool:
         both = list(pool.map(on, ["here", "there"]))
