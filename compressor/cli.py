@@ -132,6 +132,10 @@ class Session:
             from compressor.cells.cell import Cell
 
             sweep = Path(hydra_config.sweep.dir).absolute()
+            if not folder.absolute().is_relative_to(sweep):
+                raise ConfigError(
+                    f"hydra.sweep.subdir={hydra_config.sweep.subdir}", allowed="a folder inside hydra.sweep.dir"
+                )
             cell = Cell(overrides=overrides, folder=folder.absolute(), sweep=sweep)
             return _cell(cfg, cell, int(hydra_config.job.num), methods, screen)
         return self._single(cfg, overrides, folder, methods, screen)

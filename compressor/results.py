@@ -7,15 +7,13 @@ import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from compressor.errors import StoreError
 
 SCHEMA_VERSION = 3
 PADDED = "(first, padded)"  # the teacher on padded texts, in raw timings
 OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of <N>)"
-
-T = TypeVar("T")
 
 
 def _later(default: Any) -> Any:
@@ -230,7 +228,8 @@ class RunResult:
                 allowed=str(SCHEMA_VERSION),
                 hint="the version that wrote it, or the run again in another folder",
             )
-        return _typed(cls, data, "result")
+        found: RunResult = _typed(cls, data, "result")
+        return found
 
 
 def _plain(value: Any, where: str) -> Any:
@@ -247,13 +246,13 @@ def _plain(value: Any, where: str) -> Any:
     raise StoreError(f"{where} holds a {type(value).__name__}", allowed="plain JSON values")
 
 
-def _typed(cls: type[T], data: object, where: str) -> T:
+def _typed(cls: Any, data: object, where: str) -> Any:
     """Build a dataclass; every field must be there, since a default would hide what was lost, but those of `_later`."""
     if not isinstance(data, Mapping):
         raise StoreError(f"{where} holds {data!r:.40}", allowed="an object")
-    hints = _hints(cls)  # type: ignore[arg-type]
-    later = {f.name for f in fields(cls) if "later" in f.metadata}  # type: ignore[arg-type]
-    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    hints = _hints(cls)
+    later = {f.name for f in fields(cls) if "later" in f.metadata}
+    names = [f.name for f in fields(cls)]
     if missing := [n for n in names if n not in data and n not in later]:
         raise StoreError(f"{where} lacks {', '.join(missing)}", allowed=", ".join(names))
     if unknown := [k for k in data if k not in names]:
@@ -280,11 +279,11 @@ def _value(kind: Any, data: object, where: str) -> Any:
             raise StoreError(f"{where} holds {data!r:.40}", allowed="an object")
         return {k: _value(arguments[1], v, f"{where}.{k}") for k, v in data.items()}
     if is_dataclass(kind):
-        return _typed(kind, data, where)  # type: ignore[arg-type]
+        return _typed(kind, data, where)
     if kind is Any:
         return data
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
-    if type(data) is not kind or (kind is float and not math.isfinite(data)):  # type: ignore[arg-type]
+    if type(data) is not kind or (isinstance(data, float) and not math.isfinite(data)):
         raise StoreError(f"{where} holds {data!r:.40}", allowed=kind.__name__)
     return data

@@ -59,7 +59,9 @@ def write(sweep: Path, token: str, entry: Entry) -> None:
 
 
 def tidy(sweep: Path) -> None:
-    """Remove what the cells shared; the notes stay."""
+    """Remove what the cells shared, unless another command is at one of them; the notes stay."""
+    if commit.any_held(sweep / PLACE):
+        return
     shutil.rmtree(sweep / PLACE / SHARED, ignore_errors=True)
 
 

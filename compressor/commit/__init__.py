@@ -26,7 +26,7 @@ from compressor.commit.folder import (
     set_aside,
     sweep_leftovers,
 )
-from compressor.commit.lock import FolderLock, Waiting
+from compressor.commit.lock import FolderLock, Waiting, any_held
 from compressor.commit.manifest import MANIFEST, SCHEMA_VERSION, is_complete, verify
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "FolderLock",
     "Waiting",
     "add_file",
+    "any_held",
     "commit",
     "discard",
     "disk_errors",

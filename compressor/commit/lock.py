@@ -55,6 +55,19 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def any_held(place: Path) -> bool:
+    """Tell whether somebody holds a lock that lies in a folder."""
+    for path in place.glob(".*.lock"):
+        try:
+            with path.open("ab") as stream:
+                fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            continue  # a place without locks
+    return False
+
+
 class Waiting:
     """Tells that we wait, at once and then every minute: who watches a process must see that it lives.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from compressor.compare.choice import Answer, Check, Option, Want
 from compressor.compare.contrast import Contrast
@@ -222,8 +222,10 @@ def _quality_sentence(first: Row, second: Row, task: str, found: PairedDifferenc
     )
 
 
-def _ratio_line(name: str, ours: Value | None, theirs: Value | None, form: object) -> tuple[str, str, str, str]:
-    shown = [cells.NOTHING if v is None else form(round(v.value)) for v in (ours, theirs)]  # type: ignore[operator]
+def _ratio_line(
+    name: str, ours: Value | None, theirs: Value | None, form: Callable[[int], str]
+) -> tuple[str, str, str, str]:
+    shown = [cells.NOTHING if v is None else form(round(v.value)) for v in (ours, theirs)]
     ratio = f"{ours.value / theirs.value:.1%}" if ours and theirs and theirs.value else cells.NOTHING
     return name, shown[0], shown[1], ratio
 

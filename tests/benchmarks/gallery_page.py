@@ -69,9 +69,8 @@ def instrument(runs: Runs) -> list[str]:
             found.setdefault(runtime, []).append(ratio)
     means = ", ".join(f"{runtime} x{fmean(ratios):.3f} ({len(ratios)} rows)" for runtime, ratios in found.items())
     return [
-        "In these runs the teacher was loaded first, which makes a model a little slower; today the order is random. How much",
-        f"faster its second load was, on average: {means}.",
-        "By as much the speed-ups are too good.",
+        "How much faster a second load of the teacher was than the first that speed-ups are over, on average:",
+        f"{means}. By as much they are too good.",
     ]
 
 

@@ -72,6 +72,17 @@ def test_a_cell_that_another_command_runs_is_left_to_it(tmp_path: Path, held, ra
     assert ran == ["1"]
 
 
+def test_what_cells_share_stays_while_another_command_is_at_one(tmp_path: Path, held) -> None:
+    shared = tmp_path / ledger.PLACE / ledger.SHARED
+    shared.mkdir()
+    ledger.tidy(tmp_path)
+    assert shared.is_dir()
+    held.kill()
+    held.wait()
+    ledger.tidy(tmp_path)
+    assert not shared.exists()
+
+
 def test_a_cell_whose_command_died_is_run_by_who_waited(tmp_path: Path, held, ran: list[str]) -> None:
     found: list[cell.Outcome] = []
     waiting = threading.Thread(target=lambda: found.append(ask(sharing.run_busy_cell, tmp_path / "0")))
