@@ -195,10 +195,13 @@ class BenchConfig:
     batch_size: int = 1
     texts: int = 20  # real test texts replayed at their own lengths, stratified over the length histogram
     blocks: int = 12  # of a round; each runs every text on every model and runtime once, in random order
-    rounds: int = 1  # each in fresh processes; with several, the round is what intervals are about
+    loads: int = (
+        4  # of a round: its models are loaded so often, in new order, to other places of memory, and share its blocks
+    )
+    rounds: int = 1  # each in fresh processes
     repeats: int = 1  # how often a round that the machine disturbed is run again before it is published with a flag
     warmup_calls: int = 20  # of each model and runtime, before the first timed call of a round
-    warmup_seconds: float = 0.5  # the same, at least so long
+    warmup_seconds: float = 0.25  # the same, at least so long
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
     padded: bool = (
         False  # also the teacher in eager torch on texts padded to task.max_length, for what not padding brings
@@ -232,6 +235,12 @@ class BenchConfig:
         for name in ("threads", "batch_size", "texts", "throughput_batch"):
             _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
         _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")
+        _require(
+            self.loads == 1 or (self.loads >= 3 and self.blocks % self.loads == 0),
+            "bench.loads",
+            self.loads,
+            f"1, or 3 or more (an interval needs loads) that divide bench.blocks={self.blocks}",
+        )
         _require(
             self.rounds == 1 or self.rounds >= 3,
             "bench.rounds",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TRAINING_COST = 3.0  # a backward pass costs about twice its forward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
 SCORE_SECONDS = 20.0  # scoring and exporting one candidate, and its memory
-ROUND_SECONDS = 15.0  # one round of 12 blocks of 20 texts over three runtimes, for one candidate
+ROUND_SECONDS = 20.0  # one round of 4 loads and 12 blocks of 20 texts over three runtimes, for one candidate
 
 
 def estimate_seconds(

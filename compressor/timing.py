@@ -76,7 +76,7 @@ def latency_record(name: str, timed: LatencyResult, run: LatencyRun, *, cuda_pea
             Percentile(level=level, bound_ms=percentile_bound(calls_ms, level), needs=percentile_needs(level))
             for level in _PERCENTILES
         ),
-        rounds=len(samples.samples_ns),
+        rounds=sum(r.kept for r in run.rounds),
         load_seconds=samples.load_seconds,
         first_call_seconds=samples.first_call_seconds,
         unstable=_doubts(timed.runtime, run),
@@ -105,7 +105,7 @@ def _of_scenario(
         yield ScenarioSpeed(**common, batch_size=timed.batch_size, refusal=timed.refusals.get(name, "it was not timed"))
         return
     ours, theirs = timed.timed[name], timed.timed.get(baseline)
-    common |= {"rounds": len(ours.samples_ns), "unstable": _doubts(timed.runtime, run)}
+    common |= {"rounds": sum(r.kept for r in run.rounds), "unstable": _doubts(timed.runtime, run)}
     texts, ranges = 0, [(slice(None), {"batch_size": timed.batch_size})]
     if scenario is Scenario.surface:
         cells = enumerate(plan.surface)

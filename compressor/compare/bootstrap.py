@@ -110,7 +110,7 @@ class SpeedUp:
     ratio: float
     ci95: Interval
     ci90: Interval
-    units: int  # what was resampled: rounds if there are several, else blocks
+    units: int  # what the interval is about: loads of the models if there are several, else blocks
 
     @property
     def detectable_ratio(self) -> float:
@@ -120,27 +120,31 @@ class SpeedUp:
 
 
 def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> SpeedUp:
-    """Compare interleaved samples, [blocks, texts] or [rounds, blocks, texts] each.
+    """Compare interleaved samples, [blocks, texts] or [loads, blocks, texts] each.
 
-    The ratio is exp(mean over rounds and blocks of the median over texts of log(baseline / candidate)): calls are paired by
-    text. The unit is the highest level that was repeated (Kalibera & Jones 2013). Several rounds, which are processes of
-    their own, give Student's interval of their mean logs; a bootstrap over rounds and then blocks counts the noise of blocks
-    twice and covered 98 to 100 % in simulation, one over five whole rounds covered 93 %. The blocks of a single round are
-    resampled, and the percentile interval is expanded for their small number (Hesterberg 2015, arXiv:1411.5279, section
+    The ratio is exp(mean over loads and blocks of the median over texts of log(baseline / candidate)): calls are paired by
+    text. The unit is the highest level that was repeated (Kalibera & Jones 2013). Several loads of the models, in one process
+    or in several, give Student's interval of their mean logs; a bootstrap over loads and then blocks counts the noise of
+    blocks twice and covered 98 to 100 % in simulation, one over five whole loads covered 93 %. The blocks of a single load
+    are resampled, and the percentile interval is expanded for their small number (Hesterberg 2015, arXiv:1411.5279, section
     4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
 
     Raises:
-        ValueError: The shapes differ, or there are fewer than two blocks.
+        ValueError: The shapes differ, or there are fewer than two blocks in all.
     """
-    if candidate_ns.shape != baseline_ns.shape or candidate_ns.ndim not in (2, 3) or candidate_ns.shape[-2] < 2:
+    if (
+        candidate_ns.shape != baseline_ns.shape
+        or candidate_ns.ndim not in (2, 3)
+        or math.prod(candidate_ns.shape[:-1]) < 2
+    ):
         raise ValueError(f"samples of shape {candidate_ns.shape} and {baseline_ns.shape}")
-    logs_RB = np.median(np.log(baseline_ns / candidate_ns), axis=-1).reshape(-1, candidate_ns.shape[-2])
-    if len(logs_RB) > 1:
-        logs = logs_RB.mean(axis=1)
+    logs_LB = np.median(np.log(baseline_ns / candidate_ns), axis=-1).reshape(-1, candidate_ns.shape[-2])
+    if len(logs_LB) > 1:
+        logs = logs_LB.mean(axis=1)
         ci95, ci90 = (mean_interval(list(logs), confidence) for confidence in (0.95, 0.90))
         ends = [Interval(math.exp(i.low), math.exp(i.high)) for i in (ci95, ci90)]
     else:
-        logs = logs_RB[0]
+        logs = logs_LB[0]
         rng = np.random.default_rng(seed)
         means = logs[rng.integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
         ends = [_expanded(means, len(logs), confidence) for confidence in (0.95, 0.90)]

@@ -21,7 +21,7 @@ def doubts(
     *,
     seed: int,
 ) -> list[str]:
-    """Say why the samples of one runtime are doubtful, [blocks, texts] each; nothing if they are not.
+    """Say why the samples of one runtime are doubtful, [loads, blocks, texts] each; nothing if they are not.
 
     The baseline's second load must come out within 1 %, and the baseline's block medians must not wander by more than a tenth
     (torch.utils.benchmark warns from the same share). Either may go away in another round.
@@ -31,7 +31,7 @@ def doubts(
         null = speed_up(null_ns, baseline_ns, seed=seed)
         if abs(null.ratio - 1) > NOISE:
             said.append(f"a second load of the baseline came out x{null.ratio:.3f}")
-    medians = np.median(baseline_ns, axis=1)
+    medians = np.median(baseline_ns, axis=-1)
     low, middle, high = np.quantile(medians, [0.25, 0.5, 0.75])
     if (drift := float((high - low) / middle)) > MAX_DRIFT:
         said.append(f"the baseline's block medians wandered by {drift:.0%}")
@@ -39,9 +39,9 @@ def doubts(
 
 
 def unknowns(baseline_ns: NDArray[np.int64], others_ns: Mapping[str, NDArray[np.int64]], *, seed: int) -> list[str]:
-    """Name the ratios that the samples of one runtime, [blocks, texts] each, do not tell to 1 %.
+    """Name the ratios that the samples of one runtime, [loads, blocks, texts] each, do not tell to 1 %.
 
-    Another round of as many blocks would tell them no better; more blocks or rounds would.
+    Another round of as many would tell them no better; more loads, blocks or rounds would.
     """
     said = []
     for name, samples_ns in others_ns.items():

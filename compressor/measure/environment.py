@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import compressor
 
-PROTOCOL = 2  # results of different protocols never share a table
+PROTOCOL = 3  # results of different protocols never share a table
 UNAVAILABLE: Final = "unavailable"
 _PACKAGES = (
     "encoder-compressor", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy",

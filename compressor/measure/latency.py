@@ -48,10 +48,10 @@ class LatencySamples:
     """One model's calls on one runtime.
 
     Attributes:
-        samples_ns: [rounds, blocks, batches] nanoseconds; the same texts in every row.
-        load_seconds: Loading, files warm, median over rounds.
+        samples_ns: [loads, blocks, batches] nanoseconds, of all rounds; the same texts in every row.
+        load_seconds: Loading, files warm, median over loads.
         first_call_seconds: The first call after it.
-        warmup_calls: Calls before the first timed one, in the last round.
+        warmup_calls: Calls before the first timed one, after the last load.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
         max_logit_difference: Largest difference from the scoring run's logits.
         energy: What all its calls together took, of every round; None unless a meter was given and could tell.
@@ -254,9 +254,9 @@ def _result(
 
 
 def _joined(arm: Arm, kept: Sequence[Taken]) -> LatencySamples:
-    answers = [taken.answers[arm] for taken in kept]
+    answers = [answer for taken in kept for answer in taken.answers[arm]]
     return LatencySamples(
-        samples_ns=np.stack([taken.samples[arm] for taken in kept]),
+        samples_ns=np.concatenate([taken.samples[arm] for taken in kept]),
         load_seconds=float(np.median([a["load_seconds"] for a in answers])),
         first_call_seconds=float(np.median([a["first_call_seconds"] for a in answers])),
         warmup_calls=answers[-1]["calls"],

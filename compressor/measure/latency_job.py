@@ -54,11 +54,10 @@ class Arms:
                 return {"calls": self.warm(question["arm"], question["calls"], question["seconds"])}
             case "begin":
                 gc.collect()
-                gc.freeze()
                 gc.disable()  # its pauses would fall on whoever is being called
                 return {}
-            case "agreement":
-                return {name: agreement(self._replays[name], found) for name, found in self._outputs.items()}
+            case "end":
+                return self.end()
         raise ValueError(f"nobody knows how to do {question['do']!r}")
 
     def load(self, arm: str, folder: str, form: str, replay: str, texts: str | None = None) -> dict[str, Any]:
@@ -81,6 +80,16 @@ class Arms:
             return {"refusal": " ".join(f"{type(error).__name__}: {error}".split())[:600]}
         self._sessions[arm], self._outputs[arm] = session, {}
         return {"load_seconds": loaded - started, "first_call_seconds": time.perf_counter() - loaded}
+
+    def end(self) -> dict[str, dict[str, float]]:
+        """Let go of every model, after a look at what each predicted."""
+        found = {name: agreement(self._replays[name], outputs) for name, outputs in self._outputs.items()}
+        self._sessions.clear()
+        self._outputs.clear()
+        gc.enable()
+        gc.collect()
+        gc.freeze()  # what is left is libraries: nothing to look at again after the next load
+        return found
 
     def warm(self, arm: str, calls: int, seconds: float) -> int:
         """Run every distinct shape, since engines prepare each on first sight, for so many calls and so long; count them."""

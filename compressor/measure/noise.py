@@ -6,6 +6,7 @@ A counter that cannot be read is None, and no conclusion is drawn from it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +47,7 @@ def read() -> Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What happened between two readings; shares are of 1, None is not known."""
+    """What happened while calls were timed; shares are of 1, None is not known."""
 
     seconds: float
     pressure: float | None
@@ -55,17 +56,21 @@ class Conditions:
     on_battery: bool | None
 
     @classmethod
-    def between(cls, before: Reading, after: Reading) -> Conditions:
-        """Subtract."""
-        seconds = max(after.seconds - before.seconds, 1e-9)
-        waited = _minus(after.waited_us, before.waited_us)
-        stolen, ticks = _minus(after.stolen_ticks, before.stolen_ticks), _minus(after.all_ticks, before.all_ticks)
+    def during(cls, spans: Sequence[tuple[Reading, Reading]]) -> Conditions:
+        """Add up what happened from the first to the second reading of each span."""
+
+        def grown(name: str) -> int | None:
+            steps = [_minus(getattr(after, name), getattr(before, name)) for before, after in spans]
+            return None if None in steps else sum(filter(None, steps))
+
+        seconds = max(sum(after.seconds - before.seconds for before, after in spans), 1e-9)
+        waited, stolen, ticks = grown("waited_us"), grown("stolen_ticks"), grown("all_ticks")
         return cls(
             seconds=seconds,
             pressure=None if waited is None else waited / 1e6 / seconds,
             steal=None if stolen is None or not ticks else stolen / ticks,
-            throttled=_minus(after.throttled, before.throttled),
-            on_battery=after.on_battery,
+            throttled=grown("throttled"),
+            on_battery=spans[-1][1].on_battery,
         )
 
     def complaints(self) -> list[str]:

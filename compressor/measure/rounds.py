@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 NULL = "(first, loaded again)"  # the null arm: any ratio but 1 that it shows is the instrument's own error
 CONTROLS = frozenset({NULL, PADDED})  # arms that are no candidate's own
 
-Samples = Mapping[Arm, NDArray[np.int64]]  # [blocks, texts] nanoseconds of one round
+Samples = Mapping[Arm, NDArray[np.int64]]  # [loads, blocks, texts] nanoseconds of one round
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """What one round gave, by arm."""
+    """What one round gave, by arm; an answer for each load."""
 
     samples: Samples
-    answers: Mapping[Arm, Mapping[str, Any]]
+    answers: Mapping[Arm, Sequence[Mapping[str, Any]]]
     conditions: noise.Conditions
     energy: Mapping[Arm, Energy] = field(default_factory=dict)
 
@@ -56,7 +56,7 @@ def run_round(
     seed: Sequence[int],
     meter: Meter | None = None,
 ) -> Taken:
-    """Run one round in fresh processes.
+    """Run one round in fresh processes, which load every model `bench.loads` times, each time in another order and place.
 
     Where a process ends, the round starts again; a second time, whoever was asked in both is refused, for the first may have
     been the system's doing. Who gives no answer is refused at once.
@@ -92,50 +92,64 @@ def _attempt(
     seed: Sequence[int],
     meter: Meter | None = None,
 ) -> Taken:
-    answers: dict[Arm, dict[str, Any]] = {}
+    answers: dict[Arm, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    blocks = bench.blocks // bench.loads
+    samples = {arm: np.zeros((bench.loads, blocks, texts), np.int64) for arm in arms}
+    spans: list[tuple[noise.Reading, noise.Reading]] = []
     with ExitStack() as stack:
-        workers = {
-            runtime: stack.enter_context(_worker(runtime, bench, workdir))
-            for runtime in dict.fromkeys(arm.runtime for arm in arms)
-        }
-
-        def ask(arm: Arm, **question: Any) -> dict[str, Any]:
-            return ask_of(arm.runtime, [arm], arm=arm.name, **question)
-
-        def ask_of(runtime: str, about: Sequence[Arm], **question: Any) -> dict[str, Any]:
-            try:
-                return workers[runtime].ask(**question)
-            except MeasureError as error:
-                raise _Failed(about, error.got, final=isinstance(error, Hung)) from error
-
-        order = load_order(list(arms), seed=seed)
-        for arm in order:
-            if arm not in arms:  # a control of one that was refused
-                continue
-            answers[arm] = ask(arm, do="load", **arms[arm])
-            if why := answers[arm].get("refusal"):
-                _drop(arm, why, arms, refusals)
-        for arm in (arm for arm in order if arm in arms):
-            answers[arm] |= ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
-        own = {runtime: [arm for arm in arms if arm.runtime == runtime] for runtime in workers}
-        for runtime, its in own.items():
-            ask_of(runtime, its, do="begin")
-        samples = {arm: np.zeros((bench.blocks, texts), np.int64) for arm in arms}
-        if meter is not None:
-            meter.begin()  # everybody sleeps
-        before = noise.read()
-        for block, text, arm in schedule(list(arms), texts=texts, blocks=bench.blocks, seed=seed):
-            mark = None if meter is None else meter.read()
-            samples[arm][block, text] = ask(arm, do="call", text=text)["ns"]
+        runtimes = dict.fromkeys(arm.runtime for arm in arms)
+        workers = _Workers({name: stack.enter_context(_worker(name, bench, workdir)) for name in runtimes})
+        for load in range(bench.loads):
+            order = load_order(list(arms), seed=[*seed, load])
+            for arm in order:
+                if arm not in arms:  # a control of one that was refused
+                    continue
+                answers[arm].append(workers.ask(arm, do="load", **arms[arm]))
+                if why := answers[arm][-1].get("refusal"):
+                    _drop(arm, why, arms, refusals)
+            for arm in (arm for arm in order if arm in arms):
+                answers[arm][-1] |= workers.ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
+            workers.ask_each(arms, do="begin")
             if meter is not None:
-                meter.add(arm, mark)
-        conditions = noise.Conditions.between(before, noise.read())
-        for runtime, its in own.items():
-            found = ask_of(runtime, its, do="agreement")
-            for arm in its:
-                answers[arm] |= found[arm.name]
+                meter.begin()  # everybody sleeps
+            before = noise.read()
+            for block, text, arm in schedule(list(arms), texts=texts, blocks=blocks, seed=[*seed, load]):
+                mark = None if meter is None else meter.read()
+                samples[arm][load, block, text] = workers.ask(arm, do="call", text=text)["ns"]
+                if meter is not None:
+                    meter.add(arm, mark)
+            spans.append((before, noise.read()))
+            for arm, agreement in workers.ask_each(arms, do="end").items():
+                answers[arm][-1] |= agreement
+    samples = {arm: samples[arm] for arm in arms}
     energy = {} if meter is None else meter.end(samples, threads=bench.threads)
-    return Taken(samples=samples, answers=answers, conditions=conditions, energy=energy)
+    return Taken(samples=samples, answers=answers, conditions=noise.Conditions.during(spans), energy=energy)
+
+
+class _Workers:
+    """The processes of a round, by runtime."""
+
+    def __init__(self, talkers: Mapping[str, Talker]) -> None:
+        self._talkers = talkers
+
+    def ask(self, arm: Arm, **question: Any) -> dict[str, Any]:
+        """Ask something of one arm."""
+        return self._ask(arm.runtime, [arm], arm=arm.name, **question)
+
+    def ask_each(self, arms: Collection[Arm], **question: Any) -> dict[Arm, Any]:
+        """Ask every process; what it says of its arms by their names is returned."""
+        said: dict[Arm, Any] = {}
+        for runtime in self._talkers:
+            if own := [arm for arm in arms if arm.runtime == runtime]:
+                answer = self._ask(runtime, own, **question)
+                said |= {arm: answer[arm.name] for arm in own if arm.name in answer}
+        return said
+
+    def _ask(self, runtime: str, about: Sequence[Arm], **question: Any) -> dict[str, Any]:
+        try:
+            return self._talkers[runtime].ask(**question)
+        except MeasureError as error:
+            raise _Failed(about, error.got, final=isinstance(error, Hung)) from error
 
 
 def _worker(runtime: str, bench: BenchConfig, workdir: Path) -> Talker:

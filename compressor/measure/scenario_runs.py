@@ -60,7 +60,7 @@ def measure_scenarios(
         }
         runs[Scenario.end_to_end] = measure_latency(scored, bench, place, seed=seed, judge=judge, texts=texts)
     for scenario in plan.replayed:
-        settings = replace(bench, warmup_calls=1)  # every shape is warmed up once at least
+        settings = replace(bench, warmup_calls=1, loads=1)  # every shape is warmed up once at least
         if scenario is Scenario.surface:
             settings = replace(settings, rounds=1, blocks=_SURFACE_BLOCKS)
         elif plan.throughput is not None:

@@ -18,7 +18,7 @@ class Arm(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of a round."""
+    """One call; blocks are counted from the load."""
 
     block: int
     text: int
@@ -26,17 +26,17 @@ class Call(NamedTuple):
 
 
 def load_order(arms: Sequence[Arm], *, seed: Sequence[int]) -> list[Arm]:
-    """Return the order in which a round's models are loaded and warmed up.
+    """Return the order in which models are loaded and warmed up.
 
     Where a model lies in memory shows: of five equal ones in a process the first loaded took 1 to 2 % longer, for calls of
-    1.2 ms. In random order no candidate has the better place, and rounds differ by it as they should.
+    1.2 ms. In random order no candidate has the better place, and loads differ by it as they should.
     """
     rng = np.random.default_rng([*seed, _LOADING])
     return [arms[i] for i in rng.permutation(len(arms))]
 
 
 def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int]) -> Iterator[Call]:
-    """Yield the calls of one round.
+    """Yield the calls between one load of the models and the next.
 
     In each block the texts come in fresh random order, and each text visits the arms in fresh random order, so that drift of
     the machine falls on all of them alike. Every arm sees every text `blocks` times.

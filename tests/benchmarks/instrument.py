@@ -43,7 +43,7 @@ from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer  # 
 from compressor.timing import judge_rounds  # noqa: E402
 
 SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
-BENCH = BenchConfig(runtimes=["torch"], timeout_s=120, warmup_seconds=0.2)
+BENCH = BenchConfig(runtimes=["torch"], loads=24, blocks=72, timeout_s=120, warmup_seconds=0.02)
 
 
 def prepare(folder: Path) -> dict[str, AccuracyResult]:

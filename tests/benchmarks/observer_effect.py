@@ -98,7 +98,7 @@ def observe(
         del os.environ["PYTHONPATH"]
         if before[1] is not None:
             os.environ["PYTHONPATH"] = before[1]
-    said = noise.Conditions.between(conditions, noise.read()).complaints()
+    said = noise.Conditions.during([(conditions, noise.read())]).complaints()
     p99 = None
     if observed.size >= LEAST_CALLS:
         p99 = float(np.quantile(observed, 0.99) / np.quantile(alone, 0.99)) - 1

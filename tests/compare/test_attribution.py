@@ -99,7 +99,7 @@ def test_without_an_end_nothing_is_said(missing) -> None:
 
 def write(folder: Path, rows: list[tuple]) -> None:
     (folder / "timings").mkdir()
-    names = ("candidate", "round", "block", "text", "ns")
+    names = ("candidate", "load", "block", "text", "ns")
     pq.write_table(
         pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), folder / "timings" / "torch.parquet"
     )

@@ -69,6 +69,7 @@ OUT_OF_RANGE = (
     *_of("bench.batch_size", "0"),
     *_of("bench.texts", "0"),
     *_of("bench.blocks", "0", "3"),
+    *_of("bench.loads", "0", "2", "5"),
     *_of("bench.rounds", "0", "2"),
     *_of("bench.warmup_calls", "0"),
     *_of("bench.timeout_s", "0"),

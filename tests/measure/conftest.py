@@ -48,7 +48,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> House:
             form=Form.torch, config=model.config, tokenizer=tiny_tokenizer(), head=task.head, module=model
         )
         store.save(artifact, folder / name)
-    bench = BenchConfig(texts=8, blocks=6, warmup_calls=5, warmup_seconds=0.0, timeout_s=120)
+    bench = BenchConfig(texts=8, blocks=6, loads=3, warmup_calls=5, warmup_seconds=0.0, timeout_s=120)
     examples = tiny_examples(40)
     splits = {"test": write_examples(folder / "test.jsonl", examples)}
     workload = choose_workload(task, tiny_tokenizer(), examples, split="test", texts=bench.texts, batch_size=1, seed=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import read_examples
 from compressor.measure.latency import Complaint, LatencyResult, measure_latency
+from compressor.measure.latency_job import Arms
 from compressor.measure.memory import measure_memory
 from compressor.measure.rounds import NULL
 from compressor.measure.samples import write_samples
@@ -65,7 +68,7 @@ def test_latency_on_every_runtime_in_one_experiment(house, scored, tmp_path: Pat
         assert found.refusals == {}
         assert list(found.timed) == ["teacher", "student"]
         for samples in (*found.timed.values(), found.null):
-            assert samples.samples_ns.shape == (1, house.bench.blocks, house.bench.texts)
+            assert samples.samples_ns.shape == (3, 2, house.bench.texts)  # six blocks in three loads
             assert (samples.samples_ns > 0).all()
             assert samples.same_prediction_rate == 1.0
             assert samples.max_logit_difference < 1e-4
@@ -89,22 +92,45 @@ def test_a_doubtful_round_is_run_again_and_then_kept_with_its_complaint(
 
     run = measure_latency(scored, bench, tmp_path, seed=0, judge=judge)
     found = run.runtimes[0].timed["student"].samples_ns
-    assert found.shape == (3, bench.blocks, bench.texts)
+    assert found.shape == (3 * bench.loads, bench.blocks // bench.loads, bench.texts)
     kept = [judged[i - 1][Arm("torch", "student")] for i in (2, 3, 6)]
-    np.testing.assert_array_equal(found, np.stack(kept))
+    np.testing.assert_array_equal(found, np.concatenate(kept))
     told = [[c.text for c in r.complaints if c.runtime == "torch"] for r in run.rounds if r.kept]
     assert told == [[], ["wide"], ["as the test wants it"]]
     assert [r.number for r in run.rounds if not r.kept] == [0, 2, 2]
 
 
-def test_raw_samples_are_written_with_their_round(house, scored, tmp_path: Path) -> None:
+def test_raw_samples_are_written_with_their_load(house, scored, tmp_path: Path) -> None:
     run = measure_latency(scored, replace(house.bench, runtimes=["torch"], repeats=0), tmp_path, seed=0)
     write_samples(run.runtimes[0], tmp_path / "timings" / "torch.parquet")
     table = pq.read_table(tmp_path / "timings" / "torch.parquet").to_pydict()
-    assert set(table) == {"candidate", "round", "block", "text", "ns"}
+    assert set(table) == {"candidate", "load", "block", "text", "ns"}
     mine = [ns for name, ns in zip(table["candidate"], table["ns"], strict=True) if name == "student"]
     assert mine == run.runtimes[0].timed["student"].samples_ns.ravel().tolist()
     assert set(table["candidate"]) == {"teacher", "student", NULL}
+
+
+def test_between_loads_the_models_are_gone(house, scored) -> None:
+    arms = Arms({"runtime": "torch", "threads": 1, "opener": processes.OPENER})
+    place = {"folder": str(house.folder / "student"), "form": "torch", "replay": str(scored[1].replay)}
+    for _ in range(2):
+        arms.load("student", **place)
+        model = weakref.ref(arms._sessions["student"].model)
+        arms.reply({"do": "begin"})
+        for text in range(house.bench.texts):
+            arms.call("student", text)
+        assert not gc.isenabled() and model() is not None
+        assert arms.end() == {
+            "student": {"same_prediction_rate": 1.0, "max_logit_difference": pytest.approx(0, abs=1e-5)}
+        }
+        assert gc.isenabled() and model() is None
+
+
+@pytest.mark.skipif(bool(get_runtime("torch_compile").available()), reason="no C++ compiler")
+def test_compiled_models_are_loaded_more_often_than_torch_compiles_one_code(house, scored, tmp_path: Path) -> None:
+    bench = replace(house.bench, runtimes=["torch_compile"], loads=4, blocks=4, repeats=0)  # of 3 arms: torch allows 8
+    found = measure_latency(scored, bench, tmp_path, seed=0).runtimes[0]
+    assert found.refusals == {} and found.timed["student"].samples_ns.shape == (4, 1, bench.texts)
 
 
 def test_the_teacher_is_timed_on_padded_texts_too(house, scored, tmp_path: Path) -> None:

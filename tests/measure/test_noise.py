@@ -31,13 +31,13 @@ def test_counters_are_subtracted(files: Path, monkeypatch: pytest.MonkeyPatch) -
     write(files, waited=1_000_000, steal=10, idle=1000, throttled=3)
     before = noise.read()
     write(files, waited=3_500_000, steal=40, idle=1970, throttled=5)
-    found = Conditions.between(before, noise.read())
+    found = Conditions.during([(before, noise.read())])
     assert (found.seconds, found.pressure, found.steal, found.throttled) == (10.0, 0.25, 0.03, 2)
     assert [text.split()[0] for text in found.complaints()] == ["tasks", "the", "the"]
 
 
 def test_what_cannot_be_read_is_unknown_and_no_complaint(files: Path) -> None:
-    found = Conditions.between(noise.read(), noise.read())
+    found = Conditions.during([(noise.read(), noise.read())])
     assert (found.pressure, found.steal, found.throttled, found.on_battery) == (None, None, None, None)
     assert found.complaints() == []
     assert found.to_json()["pressure"] is None
