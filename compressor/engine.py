@@ -89,8 +89,10 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         if not machine.is_main:
             raise SystemExit(0)
         key = run_key(config, registry)
+        before = time.perf_counter()
         result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
-        result = replace(result, seconds_total=time.perf_counter() - start)
+        now = time.perf_counter()
+        result = replace(result, seconds_total=now - start, seconds_measuring=now - before)
         folder.write_model_cards(result, config)
         folder.write_result(result, request.overrides, price_per_hour=config.bench.price_per_hour)
         screen.result(result)

@@ -198,6 +198,7 @@ class RunResult:
     comparisons: tuple[Comparison, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    seconds_measuring: float | None = _later(None)  # of seconds_total; what is left is loading, compression and writing
     schema_version: int = SCHEMA_VERSION
 
     @property
