@@ -110,7 +110,7 @@ def _attempt(
             for arm in (arm for arm in order if arm in arms):
                 answers[arm][-1] |= workers.ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
             workers.ask_each(arms, do="begin")
-            if meter is not None:
+            if meter is not None and load == 0:
                 meter.begin()  # everybody sleeps
             before = noise.read()
             for block, text, arm in schedule(list(arms), texts=texts, blocks=blocks, seed=[*seed, load]):

@@ -1,10 +1,12 @@
 """Test the latency instrument as one tests an instrument: on equal models, on known slowdowns, and on a disturbed machine.
 
-    python tests/benchmarks/instrument.py [--trials 100] [--out instrument.jsonl] [--only NAME ...]
+    python tests/benchmarks/instrument.py [--trials 100] [--out instrument.jsonl] [--only NAME ...] [--model FOLDER]
 
-Every trial is a whole comparison by `measure_latency` in fresh processes, on a tiny encoder, judged as a run judges it. What is
-done is appended to the output file, and a second call goes on where the first one stopped. Printed at the end, for each test:
-how often which verdict was given, how far the estimates lie from the truth, and whether the target is met.
+Every trial is a whole comparison by `measure_latency` in fresh processes, judged as a run judges it: of a tiny encoder in 24
+loads, for its calls of a millisecond are noisy and loading costs it nothing; with `--model`, of a saved model in the loads of
+`bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped. Printed at
+the end, for each test: how often which verdict was given, how far the estimates lie from the truth, and whether the target is
+met.
 """
 
 from __future__ import annotations
@@ -43,31 +45,38 @@ from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer  # 
 from compressor.timing import judge_rounds  # noqa: E402
 
 SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
-BENCH = BenchConfig(runtimes=["torch"], loads=24, blocks=72, timeout_s=120, warmup_seconds=0.02)
+TINY = BenchConfig(runtimes=["torch"], loads=24, blocks=72, timeout_s=120, warmup_seconds=0.02)
+QUICK = BenchConfig(runtimes=["torch"])
 
 
-def prepare(folder: Path) -> dict[str, AccuracyResult]:
-    """Save the tiny encoder under one name for each slowdown, and score it."""
-    task = build_task(TaskConfig(max_length=64), ("bad", "good"))
-    examples = tiny_examples(200)
-    tokenizer = tiny_tokenizer()
+def tiny() -> CompressedModel:
+    """Return an encoder of six narrow layers."""
+    task = build_task(TaskConfig(), ("bad", "good"))
     overrides = {k: v for k, v in task.config_overrides().items() if k != "num_labels"}
     model = tiny_bert(layers=6, hidden=64, num_labels=2, **overrides).eval()
-    artifact = CompressedModel(form=Form.torch, config=model.config, tokenizer=tokenizer, head=task.head, module=model)
+    return CompressedModel(
+        form=Form.torch, config=model.config, tokenizer=tiny_tokenizer(), head=task.head, module=model
+    )
+
+
+def prepare(folder: Path, artifact: CompressedModel, bench: BenchConfig) -> dict[str, AccuracyResult]:
+    """Save a classifier of two classes under one name for each slowdown, and score it."""
+    task = build_task(TaskConfig(max_length=64), tuple(artifact.config.id2label.values()))
+    examples = tiny_examples(200)
     for name, factor in {"base": 1.0, **SLOWDOWNS}.items():
         store.save(artifact, folder / f"{name}@{factor}")
     splits = {"test": write_examples(folder / "test.jsonl", examples)}
-    work = choose_workload(task, tokenizer, examples, split="test", texts=BENCH.texts, batch_size=1, seed=0)
+    work = choose_workload(task, artifact.tokenizer, examples, split="test", texts=bench.texts, batch_size=1, seed=0)
     candidates = [Candidate(n, folder / f"{n}@{f}") for n, f in {"base": 1.0, **SLOWDOWNS}.items()]
-    found = measure_accuracies(candidates, splits, task, folder / "jobs", bench=BENCH, workload=work)
+    found = measure_accuracies(candidates, splits, task, folder / "jobs", bench=bench, workload=work)
     return {one.candidate.name: one for one in found}
 
 
-def trial(scored: dict[str, AccuracyResult], name: str, seed: int) -> LatencyVerdict:
+def trial(scored: dict[str, AccuracyResult], name: str, seed: int, bench: BenchConfig) -> LatencyVerdict:
     """Compare the encoder with itself, or with itself slowed down."""
     with tempfile.TemporaryDirectory() as work:
         pair = [scored["base"], scored[name]]
-        run = measure_latency(pair, BENCH, Path(work), seed=seed, judge=judge_rounds("base", seed))
+        run = measure_latency(pair, bench, Path(work), seed=seed, judge=judge_rounds("base", seed))
     found = run.runtimes[0]
     if found.refusals or found.null is None:
         raise SystemExit(f"refused: {found.refusals or 'the null arm'}")
@@ -142,33 +151,37 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("instrument.jsonl"))
+    parser.add_argument(
+        "--model", type=Path, help="a folder that compressor saved, of two classes; else a tiny encoder"
+    )
     parser.add_argument("--only", nargs="+", choices=list(SLOWDOWNS), default=list(SLOWDOWNS))
     parser.add_argument("--load", choices=["alone", "bursty", "both"], default="both")
     arguments = parser.parse_args()
     processes.OPENER = "slowed_opener:load"
-    commit = str(environment(threads=1)["git"])
+    bench, model = (TINY, "tiny") if arguments.model is None else (QUICK, arguments.model.name)
+    state = [str(environment(threads=1)["git"]), model]
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     kinds = [k for k in (False, True) if arguments.load in ("both", "bursty" if k else "alone")]
     with tempfile.TemporaryDirectory() as scratch:
-        scored = prepare(Path(scratch))
+        scored = prepare(Path(scratch), tiny() if arguments.model is None else store.load(arguments.model), bench)
         for number in range(arguments.trials):
             for name in arguments.only:
                 for loaded in kinds:
-                    key = (number, name, loaded, commit)  # what another commit did says nothing about this one
-                    if any((r["trial"], r["name"], r["loaded"], r["commit"]) == key for r in done):
+                    key = (number, name, loaded, state)  # what another commit did says nothing about this one
+                    if any((r["trial"], r["name"], r["loaded"], r["state"]) == key for r in done):
                         continue
                     started = time.monotonic()
                     with bursty_load(loaded):
-                        found = trial(scored, name, number)
+                        found = trial(scored, name, number, bench)
                     row = {"trial": number, "name": name, "loaded": loaded, "word": found.word.value}
-                    row |= {"ratio": found.speed_up.ratio, "null": found.null_ratio, "commit": commit}
+                    row |= {"ratio": found.speed_up.ratio, "null": found.null_ratio, "state": state}
                     row["seconds"] = time.monotonic() - started
                     done.append(row)
                     with arguments.out.open("a") as out:
                         out.write(json.dumps(row) + "\n")
     for name in arguments.only:
         for loaded in kinds:
-            if rows := [r for r in done if (r["name"], r["loaded"], r["commit"]) == (name, loaded, commit)]:
+            if rows := [r for r in done if (r["name"], r["loaded"], r["state"]) == (name, loaded, state)]:
                 print(summary(name, loaded, rows))
 
 
