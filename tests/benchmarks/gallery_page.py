@@ -16,7 +16,7 @@ A recipe that has no result yet is named on the page.
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from compressor.compare import compare, load_runs
 from compressor.compare.runs import Run, Runs
@@ -67,10 +67,16 @@ def instrument(runs: Runs) -> list[str]:
         nulls = {c.runtime: c.null_ratio for c in run.result.comparisons if c.runtime and c.null_ratio is not None}
         for runtime, ratio in nulls.items():
             found.setdefault(runtime, []).append(ratio)
-    means = ", ".join(f"{runtime} x{fmean(ratios):.3f} ({len(ratios)} rows)" for runtime, ratios in found.items())
+    means = ", ".join(
+        f"{runtime} x{fmean(ratios):.3f}, standard deviation {stdev(ratios):.1%} ({len(ratios)} rows)"
+        for runtime, ratios in found.items()
+    )
     return [
-        "How much faster a second load of the teacher was than the first that speed-ups are over, on average:",
-        f"{means}. By as much they are too good.",
+        "In these runs every model was loaded once and the teacher first, which makes a model a little slower; today all are",
+        "loaded several times in random order, and the interval is over loads (`bench.loads`). How much faster the teacher's",
+        f"second load was: {means}.",
+        "By as much as the means the speed-ups are too good, and by such deviations a speed-up would differ in another load,",
+        "which its interval on this page does not hold.",
     ]
 
 
