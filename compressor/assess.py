@@ -267,7 +267,12 @@ def _candidate(
         metrics=metric_values(tables, task, seed=config.seed),
         latency=tuple(
             latency_record(
-                entry.name, t, measured.latency, cuda_peak_bytes=measured.cuda_peaks.get((entry.name, t.runtime))
+                entry.name,
+                teacher,
+                t,
+                measured.latency,
+                seed=config.seed,
+                cuda_peak_bytes=measured.cuda_peaks.get((entry.name, t.runtime)),
             )
             for t in measured.latency.runtimes
         ),

@@ -200,7 +200,7 @@ class BenchConfig:
     )
     rounds: int = 1  # each in fresh processes
     repeats: int = 1  # how often a round that the machine disturbed is run again before it is published with a flag
-    warmup_calls: int = 20  # of each model and runtime, before the first timed call of a round
+    warmup_calls: int = 20  # of each model and runtime, after each load
     warmup_seconds: float = 0.25  # the same, at least so long
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
     padded: bool = (
@@ -236,11 +236,9 @@ class BenchConfig:
             _require(getattr(self, name) >= 1, f"bench.{name}", getattr(self, name), "1 or more")
         _require(self.blocks >= 4, "bench.blocks", self.blocks, "4 or more (an interval needs blocks)")
         _require(
-            self.loads == 1 or (self.loads >= 3 and self.blocks % self.loads == 0),
-            "bench.loads",
-            self.loads,
-            f"1, or 3 or more (an interval needs loads) that divide bench.blocks={self.blocks}",
+            self.loads == 1 or self.loads >= 3, "bench.loads", self.loads, "1, or 3 or more (an interval needs loads)"
         )
+        _require(self.blocks % self.loads == 0, "bench.blocks", self.blocks, f"a multiple of bench.loads={self.loads}")
         _require(
             self.rounds == 1 or self.rounds >= 3,
             "bench.rounds",

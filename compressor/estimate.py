@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from compressor.tasks.base import Task
 
 TRAINING_COST = 3.0  # a backward pass costs about twice its forward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)
-SCORE_SECONDS = 20.0  # scoring and exporting one candidate, and its memory
-ROUND_SECONDS = 20.0  # one round of 4 loads and 12 blocks of 20 texts over three runtimes, for one candidate
+SCORE_SECONDS = 35.0  # scoring and exporting one candidate, and its memory
+# Of one model on one runtime, on two cores of an EPYC (Zen 5):
+CALLS_SECONDS = 3.0  # 240 calls
+LOAD_SECONDS = 0.5
 
 
 def estimate_seconds(
@@ -36,8 +38,11 @@ def estimate_seconds(
     """
     per_text = _forward_seconds_per_text(teacher, task, data, resolve_precision(config.train.precision, device), device)
     bench = config.bench
-    rounds = bench.rounds * (bench.blocks * bench.texts / 240) * len(bench.runtimes) / 3
-    total = (SCORE_SECONDS + ROUND_SECONDS * rounds) * (1 + len(chains))
+    calls = CALLS_SECONDS * bench.blocks * bench.texts / 240
+    warm = max(bench.warmup_seconds, CALLS_SECONDS * bench.warmup_calls / 240)
+    timed = 2 + len(chains)  # with the null arm
+    total = SCORE_SECONDS * (1 + len(chains))
+    total += timed * len(bench.runtimes) * bench.rounds * (calls + bench.loads * (LOAD_SECONDS + warm))
     for links in chains.values():
         for link in links:
             wants = link.method.capabilities

@@ -12,7 +12,7 @@ from compressor.compare.stability import doubts, unknowns
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
 from compressor.compare.verdicts import compare_latency
 from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun, LatencySamples
-from compressor.measure.rounds import CONTROLS, NULL, Samples
+from compressor.measure.rounds import NULL, Samples
 from compressor.measure.scenarios import Plan, Scenario
 from compressor.results import Latency, Percentile, ScenarioSpeed
 from compressor.runtimes import get_runtime
@@ -27,10 +27,8 @@ def judge_rounds(baseline: str, seed: int) -> Judge:
         said = []
         for runtime in dict.fromkeys(arm.runtime for arm in samples):
             found = {arm.name: ns for arm, ns in samples.items() if arm.runtime == runtime}
-            if (base := found.pop(baseline, None)) is not None:
-                candidates = {name: ns for name, ns in found.items() if name not in CONTROLS}
+            if (base := found.get(baseline)) is not None:
                 said += [Complaint(runtime, t) for t in doubts(base, found.get(NULL), seed=seed)]
-                said += [Complaint(runtime, t, again=False) for t in unknowns(base, candidates, seed=seed)]
         return said
 
     return judge
@@ -50,7 +48,9 @@ def round_records(run: LatencyRun) -> list[dict[str, Any]]:
     ]
 
 
-def latency_record(name: str, timed: LatencyResult, run: LatencyRun, *, cuda_peak_bytes: int | None = None) -> Latency:
+def latency_record(
+    name: str, baseline: str, timed: LatencyResult, run: LatencyRun, *, seed: int, cuda_peak_bytes: int | None = None
+) -> Latency:
     """Return what a result keeps of a model's calls on one runtime, or why there are none."""
     samples, precision = timed.timed.get(name), get_runtime(timed.runtime).precision
     if samples is None:
@@ -79,7 +79,7 @@ def latency_record(name: str, timed: LatencyResult, run: LatencyRun, *, cuda_pea
         rounds=sum(r.kept for r in run.rounds),
         load_seconds=samples.load_seconds,
         first_call_seconds=samples.first_call_seconds,
-        unstable=_doubts(timed.runtime, run),
+        unstable=(*_doubts(timed.runtime, run), *_unknown(name, baseline, timed, seed)),
         cuda_peak_bytes=cuda_peak_bytes,
     )
 
@@ -146,6 +146,14 @@ def _figure(calls_ms: NDArray[np.float64], texts: int) -> dict[str, Any]:
         "ci95": None if interval is None else (interval.low, interval.high),
         "samples": int(values.size),
     }
+
+
+def _unknown(name: str, baseline: str, timed: LatencyResult, seed: int) -> list[str]:
+    """Say so where all rounds together do not tell the ratio to the baseline to 1 %."""
+    base = timed.timed.get(baseline)
+    if base is None or name == baseline:
+        return []
+    return unknowns(base.samples_ns, {name: timed.timed[name].samples_ns}, seed=seed)
 
 
 def _doubts(runtime: str, run: LatencyRun) -> tuple[str, ...]:

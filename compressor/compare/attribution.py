@@ -24,7 +24,9 @@ _IN_FP32: Final = {
     "torch_bf16_cuda": "torch_cuda",
     "torch_compile_fp16_cuda": "torch_compile_cuda",
 }
-Cells = Mapping[tuple[str, str], NDArray[np.int64]]  # (candidate, runtime) -> nanoseconds, [loads, blocks, texts]
+Cells = Mapping[
+    tuple[str, str], NDArray[np.int64]
+]  # (candidate, runtime) -> nanoseconds, [rounds, loads, blocks, texts]
 Lineages = Mapping[str, Sequence[LineageStep]]
 
 
@@ -72,7 +74,7 @@ def read_cells(folder: Path) -> Cells:
         try:
             table = pq.read_table(path)
             names = np.asarray(table["candidate"].to_pylist())
-            places = [np.asarray(table[column], np.int64) for column in ("load", "block", "text")]
+            places = [np.asarray(table[column], np.int64) for column in ("round", "load", "block", "text")]
             ns = np.asarray(table["ns"], np.int64)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error

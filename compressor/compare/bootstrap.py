@@ -110,7 +110,7 @@ class SpeedUp:
     ratio: float
     ci95: Interval
     ci90: Interval
-    units: int  # what the interval is about: loads of the models if there are several, else blocks
+    units: int  # what the interval is over: rounds if there are several, else loads of the models, else blocks
 
     @property
     def detectable_ratio(self) -> float:
@@ -120,31 +120,30 @@ class SpeedUp:
 
 
 def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> SpeedUp:
-    """Compare interleaved samples, [blocks, texts] or [loads, blocks, texts] each.
+    """Compare interleaved samples, [blocks, texts], [loads, blocks, texts] or [rounds, loads, blocks, texts] each.
 
-    The ratio is exp(mean over loads and blocks of the median over texts of log(baseline / candidate)): calls are paired by
-    text. The unit is the highest level that was repeated (Kalibera & Jones 2013). Several loads of the models, in one process
-    or in several, give Student's interval of their mean logs; a bootstrap over loads and then blocks counts the noise of
-    blocks twice and covered 98 to 100 % in simulation, one over five whole loads covered 93 %. The blocks of a single load
-    are resampled, and the percentile interval is expanded for their small number (Hesterberg 2015, arXiv:1411.5279, section
-    4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
+    The ratio is exp(mean over blocks of the median over texts of log(baseline / candidate)): calls are paired by text. The
+    unit of the interval is the highest level that was repeated (Kalibera & Jones 2013): rounds, which are processes of their
+    own, else loads of the models in one process, else blocks. Several rounds or loads give Student's interval of their mean
+    logs; a bootstrap over them and then their blocks counts the noise of blocks twice and covered 98 to 100 % in simulation,
+    one over five whole ones covered 93 %. The blocks of a single load are resampled, and the percentile interval is expanded
+    for their small number (Hesterberg 2015, arXiv:1411.5279, section 4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two blocks in all.
     """
-    if (
-        candidate_ns.shape != baseline_ns.shape
-        or candidate_ns.ndim not in (2, 3)
-        or math.prod(candidate_ns.shape[:-1]) < 2
-    ):
+    shape = candidate_ns.shape
+    if shape != baseline_ns.shape or candidate_ns.ndim not in (2, 3, 4) or math.prod(shape[:-1]) < 2:
         raise ValueError(f"samples of shape {candidate_ns.shape} and {baseline_ns.shape}")
-    logs_LB = np.median(np.log(baseline_ns / candidate_ns), axis=-1).reshape(-1, candidate_ns.shape[-2])
-    if len(logs_LB) > 1:
-        logs = logs_LB.mean(axis=1)
+    blocks = np.median(np.log(baseline_ns / candidate_ns), axis=-1)
+    while blocks.ndim > 1 and len(blocks) == 1:
+        blocks = blocks[0]
+    if blocks.ndim > 1:
+        logs = blocks.reshape(len(blocks), -1).mean(axis=1)
         ci95, ci90 = (mean_interval(list(logs), confidence) for confidence in (0.95, 0.90))
         ends = [Interval(math.exp(i.low), math.exp(i.high)) for i in (ci95, ci90)]
     else:
-        logs = logs_LB[0]
+        logs = blocks
         rng = np.random.default_rng(seed)
         means = logs[rng.integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
         ends = [_expanded(means, len(logs), confidence) for confidence in (0.95, 0.90)]

@@ -39,14 +39,11 @@ def doubts(
 
 
 def unknowns(baseline_ns: NDArray[np.int64], others_ns: Mapping[str, NDArray[np.int64]], *, seed: int) -> list[str]:
-    """Name the ratios that the samples of one runtime, [loads, blocks, texts] each, do not tell to 1 %.
-
-    Another round of as many would tell them no better; more loads, blocks or rounds would.
-    """
+    """Name the ratios that the samples of one runtime, of all rounds, do not tell to 1 %; more loads would (`bench.loads`)."""
     said = []
     for name, samples_ns in others_ns.items():
         found = speed_up(samples_ns, baseline_ns, seed=seed)
         half = (found.ci95.high - found.ci95.low) / 2 / found.ratio
         if half > MAX_HALF_WIDTH:
-            said.append(f"the ratio of {name} is known to {half:.1%} only")
+            said.append(f"the ratio of {name} is known to {half:.1%} only, more bench.loads would tell")
     return said

@@ -168,7 +168,7 @@ def compare_latency(
     runtime: str,
     seed: int,
 ) -> LatencyVerdict:
-    """Judge interleaved samples, [blocks, texts] each.
+    """Judge interleaved samples as `speed_up` takes them.
 
     `faster` or `slower` when the 95 % interval lies wholly beyond the noise threshold, `equivalent` when the 90 % one
     lies wholly within 2 % of 1. The threshold is `noise_of` the null arm.

@@ -60,7 +60,9 @@ class Meter:
         self._packages: list[_Package] = []
         self._joules: dict[Arm, float] = {}
         self._idle_watts = 0.0
-        self._busy: int | None = None
+        self._busy: int | None = None  # ticks of all processors in the spans that count
+        self._since: int | None = None
+        self._counting = False
         try:
             self._packages = _packages(root)
             for package in self._packages:
@@ -77,7 +79,19 @@ class Meter:
             before, started = self.read(), time.monotonic()
             time.sleep(self._idle_s)
             self._idle_watts = self._between(before, self.read()) / (time.monotonic() - started)
-        self._busy = _busy_ticks()
+        self._busy = 0
+        self.resume()
+
+    def resume(self) -> None:
+        """Count what the processors do from here."""
+        self._since, self._counting = _busy_ticks(), True
+
+    def pause(self) -> None:
+        """Count it no more, until `resume`: models are loaded, not called."""
+        now = _busy_ticks()
+        if self._counting and self._busy is not None:
+            self._busy = None if now is None or self._since is None else self._busy + now - self._since
+        self._counting = False
 
     def read(self) -> tuple[float, tuple[int, ...]]:
         """Return the moment and the counters, in microjoules."""
@@ -94,6 +108,7 @@ class Meter:
 
     def end(self, samples: Mapping[Arm, NDArray[np.int64]], *, threads: int) -> dict[Arm, Energy]:
         """Return each arm's energy over the round whose samples these are, in nanoseconds."""
+        self.pause()
         seconds = {arm: float(ns.sum()) / 1e9 for arm, ns in samples.items()}
         doubt = self.reason or self._others(sum(seconds.values()) * threads)
         found = {}
@@ -119,10 +134,9 @@ class Meter:
 
     def _others(self, ours: float) -> str | None:
         """Return a reason if other processes used the processors beside `ours`, in seconds of one."""
-        now = _busy_ticks()
-        if now is None or self._busy is None:
+        if self._busy is None:
             return "the use of the processors cannot be read, so other work cannot be told apart"
-        others = (now - self._busy) / _TICKS_A_SECOND - ours
+        others = self._busy / _TICKS_A_SECOND - ours
         if others > _OTHERS * ours:
             return f"other processes used the processors for {others / max(ours, 1e-9):.0%} of the calls' time"
         return None

@@ -33,11 +33,10 @@ MIN_AGREEMENT = 0.9  # of predictions, for models whose arithmetic is not exact
 
 
 class Complaint(NamedTuple):
-    """Why a round is doubtful, on one runtime or (None) on all; `again`: whether another round may be less so."""
+    """Why a round is doubtful, on one runtime or (None) on all."""
 
     runtime: str | None
     text: str
-    again: bool = True
 
 
 Judge = Callable[[Samples], list[Complaint]]  # what speaks against a round, by its samples
@@ -48,8 +47,8 @@ class LatencySamples:
     """One model's calls on one runtime.
 
     Attributes:
-        samples_ns: [loads, blocks, batches] nanoseconds, of all rounds; the same texts in every row.
-        load_seconds: Loading, files warm, median over loads.
+        samples_ns: [rounds, loads, blocks, batches] nanoseconds; the same texts in every row.
+        load_seconds: The first load of a process, files warm, median over rounds.
         first_call_seconds: The first call after it.
         warmup_calls: Calls before the first timed one, after the last load.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
@@ -139,7 +138,7 @@ def measure_latency(
 
     Args:
         candidates: Scored candidates with a replay, the one to compare with first.
-        bench: Runtimes, threads, batch size, rounds, blocks, warm-up and timeout.
+        bench: Runtimes, threads, batch size, rounds, loads, blocks, warm-up and timeout.
         workdir: Folder for the jobs.
         seed: Seed of the random orders.
         judge: Tells by its samples whether a round is to be trusted.
@@ -173,7 +172,7 @@ def measure_latency(
             order = [seed, number, attempt]
             taken = run_round(arms, refusals, bench, workdir, texts=batches, seed=order, meter=meter)
             complaints = (*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples))
-            good = attempt == bench.repeats or not any(c.again for c in complaints)
+            good = attempt == bench.repeats or not complaints
             rounds.append(
                 Round(number=number, attempt=attempt, kept=good, complaints=complaints, conditions=taken.conditions)
             )
@@ -255,10 +254,11 @@ def _result(
 
 def _joined(arm: Arm, kept: Sequence[Taken]) -> LatencySamples:
     answers = [answer for taken in kept for answer in taken.answers[arm]]
+    firsts = [taken.answers[arm][0] for taken in kept]
     return LatencySamples(
-        samples_ns=np.concatenate([taken.samples[arm] for taken in kept]),
-        load_seconds=float(np.median([a["load_seconds"] for a in answers])),
-        first_call_seconds=float(np.median([a["first_call_seconds"] for a in answers])),
+        samples_ns=np.stack([taken.samples[arm] for taken in kept]),
+        load_seconds=float(np.median([a["load_seconds"] for a in firsts])),
+        first_call_seconds=float(np.median([a["first_call_seconds"] for a in firsts])),
         warmup_calls=answers[-1]["calls"],
         same_prediction_rate=min(a["same_prediction_rate"] for a in answers),
         max_logit_difference=max(a["max_logit_difference"] for a in answers),

@@ -83,7 +83,8 @@ class Arms:
 
     def end(self) -> dict[str, dict[str, float]]:
         """Let go of every model, after a look at what each predicted."""
-        found = {name: agreement(self._replays[name], outputs) for name, outputs in self._outputs.items()}
+        called = {name: outputs for name, outputs in self._outputs.items() if outputs}
+        found = {name: agreement(self._replays[name], outputs) for name, outputs in called.items()}
         self._sessions.clear()
         self._outputs.clear()
         gc.enable()

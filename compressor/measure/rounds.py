@@ -77,6 +77,8 @@ def _drop(arm: Arm, why: str, arms: dict[Arm, dict[str, str]], refusals: dict[Ar
     if arm.name == NULL:
         return
     refusals[arm] = why
+    if arm.name in CONTROLS:
+        return
     for control in [Arm(arm.runtime, name) for name in CONTROLS]:  # of the first candidate: they go with it
         if control in arms and arms[control]["folder"] == place["folder"]:
             del arms[control]
@@ -110,14 +112,16 @@ def _attempt(
             for arm in (arm for arm in order if arm in arms):
                 answers[arm][-1] |= workers.ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
             workers.ask_each(arms, do="begin")
-            if meter is not None and load == 0:
-                meter.begin()  # everybody sleeps
+            if meter is not None:
+                (meter.resume if load else meter.begin)()  # everybody sleeps
             before = noise.read()
             for block, text, arm in schedule(list(arms), texts=texts, blocks=blocks, seed=[*seed, load]):
                 mark = None if meter is None else meter.read()
                 samples[arm][load, block, text] = workers.ask(arm, do="call", text=text)["ns"]
                 if meter is not None:
                     meter.add(arm, mark)
+            if meter is not None:
+                meter.pause()
             spans.append((before, noise.read()))
             for arm, agreement in workers.ask_each(arms, do="end").items():
                 answers[arm][-1] |= agreement

@@ -13,17 +13,17 @@ from compressor.results import PADDED
 
 
 def write_samples(result: LatencyResult, path: Path) -> None:
-    """Write one row a call: candidate, load, block, text, ns; the controls under their own names."""
+    """Write one row a call: candidate, round, load, block, text, ns; the controls under their own names."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows: dict[str, list[Any]] = {"candidate": [], "load": [], "block": [], "text": [], "ns": []}
+    rows: dict[str, list[Any]] = {"candidate": [], "round": [], "load": [], "block": [], "text": [], "ns": []}
     controls = {NULL: result.null, PADDED: result.padded}
     arms = {**result.timed, **{name: samples for name, samples in controls.items() if samples is not None}}
     for name, samples in arms.items():
         values = samples.samples_ns
         rows["candidate"] += [name] * values.size
-        for column, numbers in zip(("load", "block", "text"), np.indices(values.shape), strict=True):
+        for column, numbers in zip(("round", "load", "block", "text"), np.indices(values.shape), strict=True):
             rows[column] += numbers.ravel().tolist()
         rows["ns"] += values.ravel().tolist()
     path.parent.mkdir(parents=True, exist_ok=True)

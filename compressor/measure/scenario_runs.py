@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # A block of the whole surface takes minutes, and its large cells hardly scatter: six blocks are the fewest of which a median
 # has a 95 % interval, and one round must do.
+_SURFACE_LOADS: Final = 3
 _SURFACE_BLOCKS: Final = 6
 
 
@@ -60,9 +61,9 @@ def measure_scenarios(
         }
         runs[Scenario.end_to_end] = measure_latency(scored, bench, place, seed=seed, judge=judge, texts=texts)
     for scenario in plan.replayed:
-        settings = replace(bench, warmup_calls=1, loads=1)  # every shape is warmed up once at least
+        settings = replace(bench, warmup_calls=1)  # every shape is warmed up once at least
         if scenario is Scenario.surface:
-            settings = replace(settings, rounds=1, blocks=_SURFACE_BLOCKS)
+            settings = replace(settings, rounds=1, loads=_SURFACE_LOADS, blocks=_SURFACE_BLOCKS)
         elif plan.throughput is not None:
             settings = replace(settings, batch_size=len(plan.throughput.batches[0]))
         runs[scenario] = measure_latency(

@@ -168,7 +168,7 @@ def main() -> None:
             for name in arguments.only:
                 for loaded in kinds:
                     key = (number, name, loaded, state)  # what another commit did says nothing about this one
-                    if any((r["trial"], r["name"], r["loaded"], r["state"]) == key for r in done):
+                    if any((r["trial"], r["name"], r["loaded"], r.get("state")) == key for r in done):
                         continue
                     started = time.monotonic()
                     with bursty_load(loaded):
@@ -181,7 +181,7 @@ def main() -> None:
                         out.write(json.dumps(row) + "\n")
     for name in arguments.only:
         for loaded in kinds:
-            if rows := [r for r in done if (r["name"], r["loaded"], r["state"]) == (name, loaded, state)]:
+            if rows := [r for r in done if (r["name"], r["loaded"], r.get("state")) == (name, loaded, state)]:
                 print(summary(name, loaded, rows))
 
 

@@ -4,7 +4,8 @@
 
 The cells distil students of the default teacher by two methods at ten depths, one epoch each, so that no two share a stage.
 The teacher is fine-tuned and scored before the clock starts, by a run of its own: that is work for all cells. The rest counts:
-every process's start, loading data and teacher, checks, writing, the table at the end.
+every cell's start, loading data and teacher, checks, writing, the table at the end. The processes that measure start within the
+measuring time.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=20, help="an even number")
     parser.add_argument("overrides", nargs="*", help="of every cell, such as bench.runtimes=[torch]")
     options = parser.parse_args()
+    if options.cells % len(METHODS) or not 0 < options.cells <= len(METHODS) * len(DEPTHS):
+        parser.error(f"--cells: an even number up to {len(METHODS) * len(DEPTHS)}")
     depths = ",".join(map(str, DEPTHS[: options.cells // len(METHODS)]))
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -54,6 +57,8 @@ def main() -> None:
         swept = f"method={','.join(METHODS)}", f"student.layers={depths}"
         seconds = compress(folder, "-m", *swept, f"hydra.sweep.dir={sweep}", *options.overrides)
         own = [own_seconds(path) for path in sorted(sweep.glob("*/result.json"))]
+    if len(own) != options.cells:
+        raise SystemExit(f"{len(own)} of {options.cells} cells have a result")
     word = "met" if seconds <= TARGET * sum(own) else "MISSED"
     print(
         f"{len(own)} cells: {seconds:.0f} s, of which compressing and measuring {sum(own):.0f} s ({min(own):.0f} to "

@@ -99,7 +99,7 @@ def test_without_an_end_nothing_is_said(missing) -> None:
 
 def write(folder: Path, rows: list[tuple]) -> None:
     (folder / "timings").mkdir()
-    names = ("candidate", "load", "block", "text", "ns")
+    names = ("candidate", "round", "load", "block", "text", "ns")
     pq.write_table(
         pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), folder / "timings" / "torch.parquet"
     )
@@ -107,7 +107,7 @@ def write(folder: Path, rows: list[tuple]) -> None:
 
 def test_cells_are_read_back_in_any_order(tmp_path: Path) -> None:
     rows = [
-        (n, r, b, t, 1000 * r + 100 * b + 10 * t + 1)
+        (n, r, 0, b, t, 1000 * r + 100 * b + 10 * t + 1)
         for n in "ab"
         for r in range(2)
         for b in range(3)
@@ -116,11 +116,11 @@ def test_cells_are_read_back_in_any_order(tmp_path: Path) -> None:
     write(tmp_path, rows[::-1])
     found = read_cells(tmp_path)
     assert set(found) == {("a", "torch"), ("b", "torch")}
-    assert found["a", "torch"].shape == (2, 3, 4) and found["a", "torch"][1, 2, 3] == 1231
+    assert found["a", "torch"].shape == (2, 1, 3, 4) and found["a", "torch"][1, 0, 2, 3] == 1231
 
 
 def test_a_file_with_a_hole_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, [("a", 0, b, t, 5) for b in range(2) for t in range(2)][:-1])
+    write(tmp_path, [("a", 0, 0, b, t, 5) for b in range(2) for t in range(2)][:-1])
     with pytest.raises(StoreError, match="lacks calls of 'a'"):
         read_cells(tmp_path)
     (tmp_path / "timings" / "torch.parquet").write_bytes(b"no parquet")

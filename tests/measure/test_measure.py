@@ -68,7 +68,7 @@ def test_latency_on_every_runtime_in_one_experiment(house, scored, tmp_path: Pat
         assert found.refusals == {}
         assert list(found.timed) == ["teacher", "student"]
         for samples in (*found.timed.values(), found.null):
-            assert samples.samples_ns.shape == (3, 2, house.bench.texts)  # six blocks in three loads
+            assert samples.samples_ns.shape == (1, 3, 2, house.bench.texts)  # six blocks in three loads
             assert (samples.samples_ns > 0).all()
             assert samples.same_prediction_rate == 1.0
             assert samples.max_logit_difference < 1e-4
@@ -86,17 +86,15 @@ def test_a_doubtful_round_is_run_again_and_then_kept_with_its_complaint(
     def judge(samples) -> list[Complaint]:
         judged.append(samples)
         doubtful = len(judged) in (1, 4, 5, 6)  # the first attempt of the first round, and every one of the third
-        # What another round would not mend is no reason for one.
-        told = [Complaint("torch", "wide", again=False)]
-        return [Complaint("torch", "as the test wants it")] if doubtful else told if len(judged) == 3 else []
+        return [Complaint("torch", "as the test wants it")] if doubtful else []
 
     run = measure_latency(scored, bench, tmp_path, seed=0, judge=judge)
     found = run.runtimes[0].timed["student"].samples_ns
-    assert found.shape == (3 * bench.loads, bench.blocks // bench.loads, bench.texts)
+    assert found.shape == (3, bench.loads, bench.blocks // bench.loads, bench.texts)
     kept = [judged[i - 1][Arm("torch", "student")] for i in (2, 3, 6)]
-    np.testing.assert_array_equal(found, np.concatenate(kept))
+    np.testing.assert_array_equal(found, np.stack(kept))
     told = [[c.text for c in r.complaints if c.runtime == "torch"] for r in run.rounds if r.kept]
-    assert told == [[], ["wide"], ["as the test wants it"]]
+    assert told == [[], [], ["as the test wants it"]]
     assert [r.number for r in run.rounds if not r.kept] == [0, 2, 2]
 
 
@@ -104,7 +102,7 @@ def test_raw_samples_are_written_with_their_load(house, scored, tmp_path: Path) 
     run = measure_latency(scored, replace(house.bench, runtimes=["torch"], repeats=0), tmp_path, seed=0)
     write_samples(run.runtimes[0], tmp_path / "timings" / "torch.parquet")
     table = pq.read_table(tmp_path / "timings" / "torch.parquet").to_pydict()
-    assert set(table) == {"candidate", "load", "block", "text", "ns"}
+    assert set(table) == {"candidate", "round", "load", "block", "text", "ns"}
     mine = [ns for name, ns in zip(table["candidate"], table["ns"], strict=True) if name == "student"]
     assert mine == run.runtimes[0].timed["student"].samples_ns.ravel().tolist()
     assert set(table["candidate"]) == {"teacher", "student", NULL}
@@ -130,7 +128,7 @@ def test_between_loads_the_models_are_gone(house, scored) -> None:
 def test_compiled_models_are_loaded_more_often_than_torch_compiles_one_code(house, scored, tmp_path: Path) -> None:
     bench = replace(house.bench, runtimes=["torch_compile"], loads=4, blocks=4, repeats=0)  # of 3 arms: torch allows 8
     found = measure_latency(scored, bench, tmp_path, seed=0).runtimes[0]
-    assert found.refusals == {} and found.timed["student"].samples_ns.shape == (4, 1, bench.texts)
+    assert found.refusals == {} and found.timed["student"].samples_ns.shape == (1, 4, 1, bench.texts)
 
 
 def test_the_teacher_is_timed_on_padded_texts_too(house, scored, tmp_path: Path) -> None:
@@ -319,6 +317,6 @@ def test_other_tasks_take_the_same_way(tmp_path: Path, kind: str) -> None:
     run = measure_latency([result], replace(bench, runtimes=runtimes), tmp_path, seed=0, padded=padded)
     for found in run.runtimes:
         assert found.refusals == {}
-        assert found.timed["model"].samples_ns.shape == (1, 4, 3)
+        assert found.timed["model"].samples_ns.shape == (1, 4, 1, 3)
         assert found.timed["model"].max_logit_difference < 1e-4
     assert run.runtimes[1].padded.max_logit_difference < 1e-4

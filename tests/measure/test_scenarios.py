@@ -86,7 +86,7 @@ def test_raw_texts_become_the_tensors_that_are_replayed(house, scored, tmp_path:
 def everything(house, tmp_path_factory):
     """Every scenario on torch and ONNX Runtime: what was planned, what was found, and how it was asked."""
     place = tmp_path_factory.mktemp("scenarios")
-    bench: BenchConfig = replace(house.bench, runtimes=["torch", "onnxruntime"], repeats=0, blocks=4)
+    bench: BenchConfig = replace(house.bench, runtimes=["torch", "onnxruntime"], repeats=0, blocks=6)
     bench = replace(bench, end_to_end=True, throughput=True, throughput_batch=8, surface=True)
     plan = plan_scenarios(house.task, tiny_tokenizer(), tiny_examples(40), bench, POSITIONS, seed=0)
     found = measure_accuracies(
@@ -100,7 +100,7 @@ def everything(house, tmp_path_factory):
 def test_every_scenario_is_timed_on_every_runtime_with_its_predictions_checked(everything) -> None:
     plan, _, runs, _ = everything
     assert list(runs) == list(Scenario)
-    shapes = {Scenario.end_to_end: (1, 4, 8), Scenario.throughput: (1, 4, 4), Scenario.surface: (1, 6, 6)}
+    shapes = {Scenario.end_to_end: (1, 3, 2, 8), Scenario.throughput: (1, 3, 2, 4), Scenario.surface: (1, 3, 2, 6)}
     for scenario, run in runs.items():
         assert [timed.runtime for timed in run.runtimes] == ["torch", "onnxruntime"]
         for timed in run.runtimes:
@@ -134,7 +134,7 @@ def test_records_hold_figures_with_intervals_and_ratios_to_the_teacher(everythin
     for mine in student:
         assert mine.ratio_ci95[0] <= mine.ratio <= mine.ratio_ci95[1] and mine.null_ratio > 0 and mine.verdict
         if mine.scenario == "throughput":
-            assert mine.latency_ms_p50 is None and mine.samples == 4 and mine.batch_size == 8
+            assert mine.latency_ms_p50 is None and mine.samples == 6 and mine.batch_size == 8
             sums = runs[Scenario.throughput].runtimes[0].timed["student"].samples_ns.sum(axis=-1)
             if mine.runtime == "torch":
                 assert mine.texts_per_second == pytest.approx(np.median(32e9 / sums))
@@ -142,7 +142,7 @@ def test_records_hold_figures_with_intervals_and_ratios_to_the_teacher(everythin
             assert mine.texts_per_second is None and mine.latency_ms_p50 > 0
     one = next(s for s in student if s.scenario == "surface" and (s.batch_size, s.length) == (8, 64))
     column = [tuple(c) for c in plan.surface].index((8, 64))
-    samples = runs[Scenario.surface].runtimes[0].timed["student"].samples_ns[0, :, column]
+    samples = runs[Scenario.surface].runtimes[0].timed["student"].samples_ns[..., column]
     assert one.latency_ms_p50 == pytest.approx(np.median(samples) / 1e6) and one.samples == 6 and one.ci95 is not None
 
 

@@ -82,13 +82,16 @@ def student_hangs(folder: Path) -> Any:
     return store.load(folder)
 
 
+_late_calls: list[int] = []
+
+
 def student_crashes_late(folder: Path) -> Any:
-    """Return a student that takes the process down at its fortieth call, amid the timed ones."""
-    artifact, calls = store.load(folder), []
+    """Return a student that takes the process down at its fortieth call in it, amid the timed ones of the second load."""
+    artifact = store.load(folder)
 
     def count(*_: Any) -> None:
-        calls.append(1)
-        if len(calls) == 40:
+        _late_calls.append(1)
+        if len(_late_calls) == 40:
             os.kill(os.getpid(), signal.SIGSEGV)
 
     if folder.name == "student":
