@@ -104,3 +104,15 @@ def student_fails_others_hang(folder: Path) -> Any:
         time.sleep(2)
         raise RuntimeError("the student broke")
     time.sleep(120)
+
+
+_teachers: list[Path] = []
+
+
+def teacher_fails_later(folder: Path) -> Any:
+    """Raise at the load of the teacher, itself or the null arm, whose number the environment names."""
+    if folder.name == "teacher":
+        _teachers.append(folder)
+        if len(_teachers) == int(os.environ["TEACHER_FAILS_AT"]):
+            raise RuntimeError("the teacher broke")
+    return store.load(folder)
