@@ -113,6 +113,7 @@ def test_between_loads_the_models_are_gone(house, scored) -> None:
     place = {"folder": str(house.folder / "student"), "form": "torch", "replay": str(scored[1].replay)}
     for _ in range(2):
         arms.load("student", **place)
+        arms.load("refused since", **place)  # as the null arm is with its teacher, when it has been loaded already
         model = weakref.ref(arms._sessions["student"].model)
         arms.reply({"do": "begin"})
         for text in range(house.bench.texts):
