@@ -135,7 +135,7 @@ def _without_loss(view: str) -> Iterator[None]:
         yield
     except (OSError, CompressorError):
         raise
-    except Exception:
+    except Exception:  # a fault of the view, of any kind, is logged and must not cost the measurements
         logger.exception("%s could not be written; result.json and report.md are whole", view)
 
 

@@ -67,7 +67,7 @@ def register() -> None:
     ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=SearchConfig, provider="compressor")
 
 
-class Search(Sweeper):  # type: ignore[misc]
+class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweeper is Any to mypy
     """Ask Optuna for command lines, let the launcher run them, tell Optuna what their run folders say."""
 
     def __init__(

@@ -148,7 +148,7 @@ def build_student(source: CompressedModel, student: StudentConfig) -> nn.Module:
     """
     config = student_config(source.config, student)
     if starts_afresh(source.config, student):
-        return type(source.model)._from_config(config)  # type: ignore[attr-defined, no-any-return, unused-ignore]
+        return type(source.model)._from_config(config)  # type: ignore[attr-defined, no-any-return, unused-ignore]  # transformers' own
     picked = initial_layers(student.init, int(source.config.num_hidden_layers), int(config.num_hidden_layers))
     module = copy.deepcopy(source.model)
     families.pick_layers(module, picked)

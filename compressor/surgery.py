@@ -36,10 +36,15 @@ class LayerParts(NamedTuple):
     ffn_out: nn.Linear
 
 
+def _config(model: nn.Module) -> Any:
+    """Return a model's configuration, which torch types as a tensor or a module."""
+    return model.config
+
+
 def layer_parts(model: nn.Module, layer: nn.Module) -> LayerParts:
     """Return the six linears of one of the model's layers."""
-    where = layout(model.config)  # type: ignore[arg-type]
-    return LayerParts(*(layer.get_submodule(path) for path in where[1:7]))  # type: ignore[arg-type]
+    where = layout(_config(model))
+    return LayerParts(*(layer.get_submodule(path) for path in where[1:7]))  # type: ignore[arg-type]  # they are linears
 
 
 def encoder_linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -128,15 +133,15 @@ def keep_heads(model: nn.Module, layer: nn.Module, heads: Sequence[int]) -> None
     """
     import torch
 
-    why = heads_can_go(model.config)  # type: ignore[arg-type]
+    why = heads_can_go(_config(model))
     if why is not None:
-        raise Incompatible(f"attention heads of {family(model.config)} cannot be removed: {why}")  # type: ignore[arg-type]
+        raise Incompatible(f"attention heads of {family(_config(model))} cannot be removed: {why}")
     _require_places(heads, head_count(model, layer), "attention heads")
     width = head_size(model)
     kept = (torch.tensor(list(heads))[:, None] * width + torch.arange(width)).flatten()
     for path in _attention_inputs(model, layer):
         _replace(layer, path, rows=kept)
-    _replace(layer, layout(model.config).attention_output, columns=kept)  # type: ignore[arg-type]
+    _replace(layer, layout(_config(model)).attention_output, columns=kept)
     _count_heads(model, layer, len(heads))
 
 
@@ -148,11 +153,11 @@ def keep_neurons(model: nn.Module, layer: nn.Module, neurons: Sequence[int]) -> 
     """
     import torch
 
-    why = neurons_can_go(model.config)  # type: ignore[arg-type]
+    why = neurons_can_go(_config(model))
     if why is not None:
-        raise Incompatible(f"feed-forward neurons of {family(model.config)} cannot be removed: {why}")  # type: ignore[arg-type]
+        raise Incompatible(f"feed-forward neurons of {family(_config(model))} cannot be removed: {why}")
     _require_places(neurons, neuron_count(model, layer), "feed-forward neurons")
-    where = layout(model.config)  # type: ignore[arg-type]
+    where = layout(_config(model))
     kept = torch.tensor(list(neurons))
     _replace(layer, where.ffn_in, rows=kept)
     _replace(layer, where.ffn_out, columns=kept)
@@ -207,7 +212,7 @@ def settle_width(model: nn.Module) -> None:
 
 def _attention_inputs(model: nn.Module, layer: nn.Module) -> list[str]:
     """Return the paths of the linears whose rows belong to heads: q, k, v, and DeBERTa's own position projections."""
-    where = layout(model.config)  # type: ignore[arg-type]
+    where = layout(_config(model))
     block = where.query.rpartition(".")[0]
     beside = [
         f"{block}.{name}" for name in ("pos_key_proj", "pos_query_proj") if hasattr(layer.get_submodule(block), name)
@@ -216,7 +221,7 @@ def _attention_inputs(model: nn.Module, layer: nn.Module) -> list[str]:
 
 
 def _count_heads(model: nn.Module, layer: nn.Module, heads: int) -> None:
-    where = layout(model.config)  # type: ignore[arg-type]
+    where = layout(_config(model))
     block: Any = layer.get_submodule(where.query.rpartition(".")[0])
     for names, value in ((_HEAD_COUNTS, heads), (_INNER_WIDTHS, heads * head_size(model))):
         for name in names:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.compare.stability import doubts, unknowns
+from compressor.compare.stability import doubts, unknown
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
 from compressor.compare.verdicts import compare_latency
 from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun, LatencySamples
@@ -153,7 +153,7 @@ def _unknown(name: str, baseline: str, timed: LatencyResult, seed: int) -> list[
     base = timed.timed.get(baseline)
     if base is None or name == baseline:
         return []
-    return unknowns(base.samples_ns, {name: timed.timed[name].samples_ns}, seed=seed)
+    return list(filter(None, [unknown(name, timed.timed[name].samples_ns, base.samples_ns, seed=seed)]))
 
 
 def _doubts(runtime: str, run: LatencyRun) -> tuple[str, ...]:

@@ -24,9 +24,8 @@ _IN_FP32: Final = {
     "torch_bf16_cuda": "torch_cuda",
     "torch_compile_fp16_cuda": "torch_compile_cuda",
 }
-Cells = Mapping[
-    tuple[str, str], NDArray[np.int64]
-]  # (candidate, runtime) -> nanoseconds, [rounds, loads, blocks, texts]
+# (candidate, runtime) -> nanoseconds, [rounds, loads, blocks, texts]
+Cells = Mapping[tuple[str, str], NDArray[np.int64]]
 Lineages = Mapping[str, Sequence[LineageStep]]
 
 

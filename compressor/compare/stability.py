@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -38,12 +37,8 @@ def doubts(
     return said
 
 
-def unknowns(baseline_ns: NDArray[np.int64], others_ns: Mapping[str, NDArray[np.int64]], *, seed: int) -> list[str]:
-    """Name the ratios that the samples of one runtime, of all rounds, do not tell to 1 %; more loads would (`bench.loads`)."""
-    said = []
-    for name, samples_ns in others_ns.items():
-        found = speed_up(samples_ns, baseline_ns, seed=seed)
-        half = (found.ci95.high - found.ci95.low) / 2 / found.ratio
-        if half > MAX_HALF_WIDTH:
-            said.append(f"the ratio of {name} is known to {half:.1%} only, more bench.loads would tell")
-    return said
+def unknown(name: str, samples_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> str | None:
+    """Say so where the samples of all rounds do not tell a ratio to 1 %; more loads would (`bench.loads`)."""
+    found = speed_up(samples_ns, baseline_ns, seed=seed)
+    half = (found.ci95.high - found.ci95.low) / 2 / found.ratio
+    return f"the ratio of {name} is known to {half:.1%} only" if half > MAX_HALF_WIDTH else None

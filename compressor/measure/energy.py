@@ -88,8 +88,8 @@ class Meter:
 
     def pause(self) -> None:
         """Count it no more, until `resume`: models are loaded, not called."""
-        now = _busy_ticks()
         if self._counting and self._busy is not None:
+            now = _busy_ticks()
             self._busy = None if now is None or self._since is None else self._busy + now - self._since
         self._counting = False
 

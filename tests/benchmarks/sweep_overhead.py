@@ -19,14 +19,13 @@ import time
 from pathlib import Path
 
 DEPTHS, METHODS = tuple(range(11, 1, -1)), ("distill", "pkd")
-COMMON = ("train.epochs=1",)
 TARGET = 1.05
 
 
 def compress(folder: Path, *overrides: str) -> float:
     """Run the program; return the seconds it took."""
     started = time.perf_counter()
-    command = [sys.executable, "-m", "compressor", *COMMON, *overrides]
+    command = [sys.executable, "-m", "compressor", *overrides]
     with (folder / "log.txt").open("ab") as log:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     if done.returncode != 0:
@@ -54,7 +53,7 @@ def main() -> None:
         folder = Path(place)
         compress(folder, "method=[]", f"hydra.run.dir={folder / 'teacher'}", *options.overrides)
         sweep = folder / "sweep"
-        swept = f"method={','.join(METHODS)}", f"student.layers={depths}"
+        swept = f"method={','.join(METHODS)}", f"student.layers={depths}", "train.epochs=1"
         seconds = compress(folder, "-m", *swept, f"hydra.sweep.dir={sweep}", *options.overrides)
         own = [own_seconds(path) for path in sorted(sweep.glob("*/result.json"))]
     if len(own) != options.cells:

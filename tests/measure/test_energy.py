@@ -103,6 +103,20 @@ def test_short_calls_and_other_work_give_no_number(tmp_path: Path, monkeypatch: 
     assert "5 ms are too short" in meter.end(short, threads=1)[ARM].reason
 
 
+def test_what_is_computed_between_two_loads_is_no_other_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zone(tmp_path, "0", "package-0", 0)
+    ticks = iter([0, 700, 9000, 9800])  # 15 s of calls in two spans, and 83 s of loading in between
+    monkeypatch.setattr(energy, "_busy_ticks", lambda: next(ticks))
+    meter = Meter(tmp_path, idle_s=0.0)
+    meter.begin()
+    for arm in CALLS:
+        meter.add(arm, meter.read())
+    meter.pause()
+    meter.resume()
+    meter.pause()
+    assert meter.end(CALLS, threads=1)[ARM].reason is None
+
+
 def test_rounds_add_up_and_what_one_lacks_all_lack() -> None:
     one = Energy(joules=4.0, seconds=6.0, calls=6, idle_watts=2.0)
     both = total([one, one])
