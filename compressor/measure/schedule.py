@@ -38,11 +38,17 @@ def load_order(arms: Sequence[Arm], *, seed: Sequence[int]) -> list[Arm]:
 def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int]) -> Iterator[Call]:
     """Yield the calls between one load of the models and the next.
 
-    In each block the texts come in fresh random order, and each text visits the arms in fresh random order, so that drift of
-    the machine falls on all of them alike. Every arm sees every text `blocks` times.
+    In each block the texts come in fresh random order, and each text visits every arm at once, so that drift of the machine
+    falls on all of them alike. Every arm sees every text `blocks` times.
+
+    The order of the arms is drawn once a block, and the next block turns it round. So between two calls of a model lie as many
+    calls of others each time. Drawn anew for each text, a model that was called last is often called again at once, and finds
+    the cache warm: of three with calls of 1 ms such calls took 2 to 3 % less, and their luck was a third of all variance.
     """
     rng = np.random.default_rng(seed)
+    turn: list[int] = []
     for block in range(blocks):
-        for text in rng.permutation(texts):
-            for k in rng.permutation(len(arms)):
-                yield Call(block, int(text), arms[k])
+        turn = turn[::-1] if block % 2 else rng.permutation(len(arms)).tolist()
+        for text in rng.permutation(texts).tolist():
+            for k in turn:
+                yield Call(block, text, arms[k])

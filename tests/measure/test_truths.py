@@ -35,13 +35,13 @@ def test_observing_costs_no_more_than_is_allowed(tmp_path: Path) -> None:
             tmp_path / str(seed), blocks=6, texts=6, layers=6, hidden=384, batch=8, seed=seed
         )
         assert found.p99 is None, "36 calls have no 99th percentile"
-        assert found.parent < observer_effect.PARENT
         if found.complaints:
             continue
         low, high = found.p50.ci95.low - 1, found.p50.ci95.high - 1
-        quiet.append(f"{low:+.2%}..{high:+.2%}")
-        if low < observer_effect.P50 and high > -observer_effect.P50:
+        quiet.append(f"p50 {low:+.2%}..{high:+.2%}, parent {found.parent:.2%}")
+        refuted = low > observer_effect.P50 or high < -observer_effect.P50
+        if not refuted and found.parent < observer_effect.PARENT:
             return
     if not quiet:
         pytest.skip(f"{TRIES} times other work disturbed the machine")
-    pytest.fail(f"more than {observer_effect.P50:.1%} each time that the machine was quiet: {quiet}")
+    pytest.fail(f"more than is allowed each time that the machine was quiet: {quiet}")
