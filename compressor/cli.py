@@ -163,7 +163,7 @@ def _cell(cfg: Any, cell: Cell, number: int, methods: Registry, screen: Screen) 
     from compressor.cells.sharing import BUSY, run_free_cell
 
     screen.rule(f"cell {number}: {' '.join(cell.overrides)}")
-    token, told = os.environ.get(ledger.TOKEN, "unnamed"), _teller(cfg, cell.overrides, methods)
+    token, told = ledger.token(), _teller(cfg, cell.overrides, methods)
     outcome = run_free_cell(cell, told, methods, screen, token=token)
     status = outcome.result.status
     job = None

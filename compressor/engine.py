@@ -24,6 +24,7 @@ from compressor.runfolder import RunFolder, Scratch
 from compressor.runkey import plain_config, run_key
 from compressor.tasks.data import TaskData, load_task
 from compressor.teacher import Teacher
+from compressor.training.floors import Floor, Watched
 from compressor.training.journal import Journal
 from compressor.training.precision import resolve_precision
 from compressor.training.progress import Progress
@@ -39,6 +40,7 @@ class Request:
     overrides: tuple[str, ...]  # as typed, for the reproduction line
     folder: Path  # where the run folder shall stand
     in_multirun: bool = False
+    floors: Sequence[Floor] = ()  # that a search sets
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
@@ -80,8 +82,9 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         screen.teacher(ready)
         screen.estimate(estimate_seconds(ready.artifact, task, chains, data, config, machine.device))
         entries = [Entry(name="teacher", role="teacher", folder=ready.folder, artifact=ready.artifact)]
+        watched = Watched(progress, request.floors)
         for name, links in chains.items():
-            artifact = _compress(links, ready, data, config, machine, folder, shared, progress)
+            artifact = _compress(links, ready, data, config, machine, folder, shared, watched)
             place = folder.path / "candidates" / name
             store.save(artifact, place, registry)
             role = "baseline" if name in config.baselines and name != pipeline.chain_name(config.chain) else "result"

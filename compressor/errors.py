@@ -88,6 +88,10 @@ class TrainingError(CompressorError):
     exit_code = 6
 
 
+class Hopeless(TrainingError):
+    """A search ended a training that its earlier trials leave no hope for."""
+
+
 class StoreError(CompressorError):
     """A folder is damaged, incomplete, already taken, or the disk is full."""
 

@@ -38,6 +38,7 @@ Common options (all of them, with their values: python -m compressor --cfg job)
   bench.padded=true                    splits speed-ups from a teacher on texts padded to task.max_length on
   bench.price_per_hour=X               adds to the report what each model cost to make
   -m hydra/sweeper=optuna 'student.layers=range(2,11)'  hydra.sweeper.trials=N  hydra.sweeper.within=POINTS
+                                       hydra.sweeper.drop_hopeless=true ends a trial that is far behind after an epoch
   tracking=wandb  tracking.project=NAME  tracking.mode=auto|online|offline    a copy of the finished run
   seed=N  device=auto|cpu|cuda  hydra.run.dir=FOLDER
   -m: cell.timeout_s=S  cell.stall_s=S  cell.memory_gb=X  limits of each cell     hydra.sweep.dir=FOLDER

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,10 +22,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from compressor import commit
-from compressor.compare.runs import RESULT
-from compressor.errors import CompressorError, ConfigError, MissingExtra, StoreError
-from compressor.results import OK, RunResult
+from compressor import commit, hopeless
+from compressor.cells import ledger
+from compressor.errors import CompressorError, ConfigError, Hopeless, MissingExtra, StoreError
+from compressor.training import floors
+from compressor.trials import Objective, lost_points, measured, outcome
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -39,14 +40,6 @@ _PARAMETERS: Final = "command line"
 _LOG: Final = logging.getLogger("compressor")
 
 
-class Objective(StrEnum):
-    """What a trial is judged by."""
-
-    accuracy = "accuracy"  # the task's first metric on test: up, or down where less is better
-    latency = "latency"  # p50 over the teacher's on the runtime where that is least: down
-    bytes = "bytes"  # of the artifact: down
-
-
 @dataclass(slots=True, kw_only=True)
 class SearchConfig:
     """Options of the search, under `hydra.sweeper`."""
@@ -58,6 +51,7 @@ class SearchConfig:
     within: float | None = None  # points of the metric that may be lost; trials beyond do not count as feasible
     seed: int = 0  # of the sampler
     startup: int = 10  # trials drawn at random before the sampler learns from them
+    drop_hopeless: bool = False  # end a trial whose validation score, after an epoch, leaves no hope (see `hopeless`)
 
 
 def register() -> None:
@@ -78,6 +72,7 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         within: float | None,
         seed: int,
         startup: int,
+        drop_hopeless: bool = False,
     ) -> None:
         for name, value in (("trials", trials), ("batch", batch), ("startup", startup)):
             if value < 1:
@@ -89,6 +84,12 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             raise ConfigError(f"hydra.sweeper.within={within}", allowed="0 or more points, or null")
         self.trials, self.batch, self.within, self.seed, self.startup = trials, batch, within, seed, startup
         self.objectives = [Objective(name) for name in objectives]
+        if drop_hopeless and within is None and self.objectives != [Objective.accuracy]:
+            raise ConfigError(
+                f"hydra.sweeper.drop_hopeless=true: what is small or fast may be worth any loss of {Objective.accuracy}",
+                allowed="with hydra.sweeper.within=POINTS, or with hydra.sweeper.objectives=[accuracy]",
+            )
+        self.drop_hopeless = drop_hopeless
         self.config: DictConfig | None = None
         self.launcher: Any = None
         self.hydra_context: HydraContext | None = None
@@ -123,6 +124,8 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             lines = [[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in asked]
             for trial, line in zip(asked, lines, strict=True):
                 trial.set_user_attr(_PARAMETERS, line)
+            if self.drop_hopeless:
+                self._set_floors(study, folder)
             self.validate_batch_is_legal(lines)
             # Batches of neighbours have neighbouring numbers, and so have their cells.
             self.launcher.launch(lines, initial_job_idx=asked[0].number)
@@ -131,6 +134,16 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         best = study.best_trials
         _LOG.info("%d of %d trials are on the front of %s", len(best), len(study.trials), ", ".join(self.objectives))
         return [trial.values[0] for trial in best if trial.values] or None
+
+    def _set_floors(self, study: Study, folder: Path) -> None:
+        """Tell the trainings of the next trials what they must reach."""
+        assert self.config is not None
+        done = {}
+        for place in (folder / str(trial.number) for trial in study.trials if trial.values):
+            with suppress(CompressorError):  # somebody moved its folder away
+                done[place] = outcome(place)
+        told = hopeless.floors(done, within=self.within, startup=self.startup)
+        floors.write(ledger.floors(folder, self.config.hydra.job.env_set[ledger.TOKEN]), told)
 
     def _study(self, folder: Path) -> Study:
         """Open the folder's study, or begin it; trials of a process that died are begun anew."""
@@ -160,7 +173,8 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             values = [measured(result, objective) for objective in self.objectives]
         except CompressorError as error:
             trial.set_user_attr("why", str(error))
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            states = optuna.trial.TrialState
+            study.tell(trial, state=states.PRUNED if isinstance(error, Hopeless) else states.FAIL)
             return
         if self.within is not None:
             trial.set_constraint(_LOSS, lost_points(result) - self.within)
@@ -203,53 +217,6 @@ def split(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], l
             "nothing is searched", hint="'student.layers=range(2,11)' or 'train.learning_rate=interval(5e-5,4e-4)'"
         )
     return space, fixed
-
-
-def outcome(folder: Path) -> RunResult:
-    """Return what a trial's run folder says, or that of the cell it is a duplicate of.
-
-    Raises:
-        StoreError: There is no result.
-    """
-    result = RunResult.from_json(commit.read_json(folder / RESULT))
-    twin = result.status.removeprefix("skipped(duplicate of ").removesuffix(")")
-    if twin != result.status:
-        result = RunResult.from_json(commit.read_json(folder.parent / twin / RESULT))
-    if result.status != OK:
-        raise StoreError(result.status)
-    return result
-
-
-def measured(result: RunResult, objective: Objective) -> float:
-    """Return a trial's value.
-
-    Raises:
-        StoreError: It was not measured.
-    """
-    made = [c for c in result.candidates if c.role in ("teacher", "result")][-1]
-    if objective is Objective.bytes:
-        return float(made.size_bytes)
-    if objective is Objective.accuracy:
-        metric = next(iter(made.metrics.values()))
-        return metric.value if metric.higher_is_better else -metric.value
-    if made.role == "teacher":
-        return 1.0
-    ratios = [
-        c.ratio
-        for c in result.comparisons
-        if c.candidate == made.name and c.baseline == result.teacher.name and c.ratio is not None
-    ]
-    if not ratios:
-        raise StoreError(f"{made.name} was timed on no runtime")
-    return 1 / max(ratios)
-
-
-def lost_points(result: RunResult) -> float:
-    """Return how many points of the teacher's first metric the result has lost."""
-    made = [c for c in result.candidates if c.role in ("teacher", "result")][-1]
-    name, ours = next(iter(made.metrics.items()))
-    sign = 1 if ours.higher_is_better else -1
-    return 100 * sign * (result.teacher.metrics[name].value - ours.value)
 
 
 def mend(path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,14 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from compressor.commit import FolderLock
+from compressor.cells import ledger
+from compressor.commit import FolderLock, read_json
 from compressor.errors import ConfigError, StoreError
 from compressor.report.screen import Screen
-from compressor.search import JOURNAL, Objective, Search, lost_points, measured, mend, outcome, split
+from compressor.search import JOURNAL, Search, mend, split
+from compressor.tracking import LOSSES
+from compressor.training import floors
+from compressor.trials import Objective, lost_points, measured, outcome
 
 optuna = pytest.importorskip("optuna")
 
@@ -85,7 +91,8 @@ def search(folder: Path, launcher: Launcher, **options: object) -> Search:
         "startup": 4,
     }
     one = Search(**{**given, **options})
-    one.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}})
+    own = {"sweep": {"dir": str(folder)}, "job": {"env_set": {ledger.TOKEN: "sweep-1"}}}
+    one.config = OmegaConf.create({"hydra": own})
     one.launcher = launcher
     one.hydra_context = type("Context", (), {"config_loader": None})()
     one.validate_batch_is_legal = lambda lines: None
@@ -144,12 +151,44 @@ def test_trials_that_lose_too_much_are_not_feasible(tmp_path: Path) -> None:
         assert lost_points(outcome(tmp_path / str(trial.number))) <= 6.0
 
 
+class Droppers(Launcher):
+    """Its trainings of fewer than five layers end below any floor that is set for them."""
+
+    def launch(self, lines, initial_job_idx: int):
+        super().launch(lines, initial_job_idx)
+        told = floors.read(ledger.floors(self.sweep, "sweep-1"))
+        for number, line in enumerate(lines, initial_job_idx):
+            layers = int(line[-1].partition("=")[2])
+            folder = self.sweep / str(number)
+            values = floors.epoch_values(1, {"accuracy": layers / 10})
+            (folder / LOSSES).write_text(json.dumps({"stage": "distill", "step": 9, **values}))
+            if any(layers / 10 < floor.score for floor in told):
+                shutil.rmtree(folder)
+                write_status(folder, "skipped(hopeless: validation accuracy is low)")
+
+
+def test_hopeless_trials_are_told_as_pruned_and_do_not_come_again(tmp_path: Path) -> None:
+    search(tmp_path, Droppers(tmp_path), within=12.0, drop_hopeless=True, trials=16, startup=8).sweep(ARGUMENTS)
+    trials = study(tmp_path).trials
+    dropped = [t for t in trials if t.state is optuna.trial.TrialState.PRUNED]
+    assert dropped and len(trials) == 16
+    assert all(t.params["student.layers"] < 5 and "hopeless" in t.user_attrs["why"] for t in dropped)
+    (floor,) = floors.read(ledger.floors(tmp_path, "sweep-1"))
+    kept = [
+        t.params["student.layers"] for t in trials if t.values and lost_points(outcome(tmp_path / str(t.number))) <= 12
+    ]
+    assert floor.score == pytest.approx(min(kept) / 10 - 0.12)
+    again = Droppers(tmp_path)
+    search(tmp_path, again, within=12.0, drop_hopeless=True, trials=16).sweep(ARGUMENTS)
+    assert again.lines == [], "a trial that was dropped is over"
+
+
 def test_a_duplicate_counts_as_the_cell_that_it_repeats(tmp_path: Path) -> None:
     made(tmp_path / "0", 6)
     write_status(tmp_path / "1", "skipped(duplicate of 0)")
     assert measured(outcome(tmp_path / "1"), Objective.bytes) == 6e7
     write_status(tmp_path / "2", "timeout(not finished after 9 s: cell.timeout_s)")
-    with pytest.raises(StoreError, match="timeout"):
+    with pytest.raises(StoreError, match=r"^timeout\(not finished after 9 s: cell.timeout_s\)$"):
         outcome(tmp_path / "2")
 
 
@@ -166,16 +205,24 @@ def test_a_whole_journal_is_left_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"trials": 0}, {"batch": 0}, {"objectives": ["speed"]}, {"objectives": []}, {"within": -1.0}, {"startup": 0}],
+    [
+        {"trials": 0},
+        {"batch": 0},
+        {"objectives": ["speed"]},
+        {"objectives": []},
+        {"within": -1.0},
+        {"startup": 0},
+        {"drop_hopeless": True},  # of three objectives, and with no bound
+    ],
 )
 def test_bad_options_are_named(bad: dict, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"hydra.sweeper.{next(iter(bad))}"):
         search(tmp_path, Launcher(tmp_path), **bad)
 
 
-def command(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(place: Path, *arguments: str, method: str = "drop_layers") -> subprocess.CompletedProcess[str]:
     typed = [
-        *(sys.executable, "-m", "compressor", "-m", "hydra/sweeper=optuna", "method=drop_layers"),
+        *(sys.executable, "-m", "compressor", "-m", "hydra/sweeper=optuna", f"method={method}"),
         *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
         *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4", "bench.blocks=4"),
@@ -197,3 +244,19 @@ def test_the_command_searches_and_ends_with_fronts(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 cells" in ended.stdout and "the front is" in (tmp_path / "sweep" / "fronts.md").read_text()
     assert len([trial for trial in study(tmp_path / "sweep").trials if trial.values]) == 2
+
+
+@pytest.mark.slow
+def test_the_command_drops_a_training_that_learns_nothing(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "teacher")
+    write_data(tmp_path / "data.csv")
+    searched = ("train.learning_rate=3e-3,1e-7", "seed=range(0,50)", "hydra.sweeper.seed=4", "hydra.sweeper.trials=4")
+    settings = ("student.layers=1", "train.epochs=8", "train.batch_size=16", "hydra.sweeper.within=15")
+    ended = command(tmp_path, *searched, *settings, "hydra.sweeper.drop_hopeless=true", method="finetune")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rates = [trial.params["train.learning_rate"] for trial in study(tmp_path / "sweep").trials]
+    assert rates == ["0.003", "0.003", "0.003", "1e-07"], "the seed was chosen so that three learn before one does not"
+    status = read_json(tmp_path / "sweep" / "3" / "result.json")["status"]
+    assert status.startswith("skipped(hopeless: validation accuracy is 0."), status
+    assert "15 points behind the worst of 3 trials that lost no more is" in status
+    assert "hopeless" in ended.stdout and (tmp_path / "sweep" / "fronts.md").is_file()

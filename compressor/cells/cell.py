@@ -19,7 +19,7 @@ from compressor.cells import ledger
 from compressor.cells.child import INTERRUPTED, OUTCOME
 from compressor.cells.supervisor import Ending, Stop, supervise
 from compressor.config import CellConfig, RunConfig
-from compressor.errors import CompressorError, StoreError
+from compressor.errors import CompressorError, Hopeless, StoreError
 from compressor.machine import module_paths
 from compressor.registry import Registry
 from compressor.report.screen import Screen
@@ -168,6 +168,8 @@ def describe(ending: Ending, told: Mapping[str, Any] | None, limits: CellConfig)
         return f"oom(held {peak}, and cell.memory_gb={limits.memory_gb:g})", ENDED
     if told is not None and told.get("memory"):
         return f"oom({told['kind']}: {told['got']})", ENDED
+    if told is not None and told["kind"] == Hopeless.__name__:
+        return f"skipped(hopeless: {told['got']})", 0
     if told is not None:
         return f"failed({told['kind']}: {told['got']})", int(told["code"])
     if ending.code == -signal.SIGKILL and ending.out_of_memory:
@@ -187,6 +189,7 @@ def _run(cell: Cell, composed: Composed, place: Path, output: Path) -> Ending:
         "overrides": list(cell.overrides),
         "folder": str(cell.folder.resolve()),
         "config": composed.values,
+        "floors": str(ledger.floors(cell.sweep.resolve(), ledger.token())),
     }
     commit.write_text(job, json.dumps(values))
     # -P: the current folder must not shadow a module beyond what it did for us, and that is in PYTHONPATH.

@@ -52,6 +52,7 @@ def _run(job: Mapping[str, Any]) -> None:
     from compressor import compose, engine, registry
     from compressor.quiet import quiet_libraries
     from compressor.report.screen import Screen
+    from compressor.training import floors
 
     quiet_libraries()
     methods = registry.load()
@@ -63,6 +64,7 @@ def _run(job: Mapping[str, Any]) -> None:
         overrides=overrides,
         folder=Path(job["folder"]),
         in_multirun=True,
+        floors=floors.read(Path(job["floors"])),
         tracking=compose.tracking(composed),
     )
     engine.run(request, methods, Screen(Console()))

@@ -6,6 +6,7 @@ always come back, a file in the sweep's folder does.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -41,6 +42,11 @@ class Entry:
     job: Mapping[str, Any] | None = None
 
 
+def token() -> str:
+    """Return the name of the command that a cell runs for."""
+    return os.environ.get(TOKEN, "unnamed")
+
+
 def begin(sweep: Path, token: str) -> float:
     """Note that a command is at work, if that was not noted yet; return since when, by the clock of the sweep's disk."""
     path = sweep / PLACE / token / _BEGUN
@@ -48,6 +54,11 @@ def begin(sweep: Path, token: str) -> float:
     with suppress(FileExistsError):
         path.open("x").close()
     return path.stat().st_mtime
+
+
+def floors(sweep: Path, token: str) -> Path:
+    """Return the file where a command that searches writes what its trainings must reach."""
+    return sweep / PLACE / token / "floors"
 
 
 def write(sweep: Path, token: str, entry: Entry) -> None:

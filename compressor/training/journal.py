@@ -1,4 +1,4 @@
-"""The loss terms of every step, as a file of the run: what a curve is drawn from, here or elsewhere."""
+"""The loss terms of every step and the scores of every epoch, as a file of the run: what a curve is drawn from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FLUSH_S: Final = 2.0
 
 
 class Journal:
-    """A progress that also writes: one JSON line a step, `{"stage": ..., "step": ..., NAME: VALUE, ...}`.
+    """A progress that also writes: one JSON line a step and one an epoch, `{"stage": ..., "step": ..., NAME: VALUE, ...}`.
 
     Args:
         progress: Where progress is shown.

@@ -18,6 +18,7 @@ from compressor.training.batching import EncodedSplit, bucketed_order
 from compressor.training.checkpoint import Checkpoints, Snapshot, rng_state, set_rng_state
 from compressor.training.distributed import Ranks
 from compressor.training.evaluate import evaluate
+from compressor.training.floors import epoch_values
 from compressor.training.interrupts import Interrupted, StopRequest
 from compressor.training.optimization import Optimizer
 from compressor.training.outputs import run_model
@@ -89,7 +90,7 @@ class Stage:
                     if asked:
                         raise Interrupted(stop.signum or 15)
                 self.at.spend(time.monotonic() - started)
-                self._end_epoch()
+                bar.advance(0, self._end_epoch())
                 if self.at.epoch < self.settings.epochs:
                     self._write(store)
                     saved = time.monotonic()
@@ -182,8 +183,8 @@ class Stage:
             + (", or train.precision=fp32" if self.precision is Precision.bf16 else ""),
         )
 
-    def _end_epoch(self) -> None:
-        """Validate, and remember the weights if no epoch was better."""
+    def _end_epoch(self) -> dict[str, float]:
+        """Validate, remember the weights if no epoch was better, and return what is to be noted."""
         started = time.monotonic()
         found = evaluate(
             self.model, self.validation, precision=self.precision, device=self.ranks.device, ranks=self.ranks
@@ -200,6 +201,7 @@ class Stage:
         self.at.spend(time.monotonic() - started)
         record = self.at.end_epoch(dict(found.scores), score if better else None)
         self.logger.info("epoch %d of %d: %s", record.epoch, self.settings.epochs, _worded(record))
+        return epoch_values(record.epoch, found.scores)
 
     def _write(self, store: Checkpoints) -> None:
         if self.ranks.is_main:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from compressor import commit
 from compressor.cells import cell, ledger
+from compressor.cells.supervisor import Ending
 from compressor.config import CellConfig, RunConfig
 from compressor.errors import StoreError
 from compressor.registry import Registry
@@ -68,3 +69,14 @@ def test_a_disk_that_fills_while_a_cell_prints_ends_that_cell_alone(
     assert ended.result.status.startswith("failed(StoreError: No space left on device while writing ")
     commit.verify(tmp_path / "0")
     assert not list((tmp_path / ledger.PLACE).iterdir())
+
+
+def test_a_training_that_a_search_ended_is_skipped_and_no_failure() -> None:
+    ending = Ending(code=6, stop=None, seconds=1.0, peak_bytes=0, out_of_memory=False)
+    told = {"kind": "Hopeless", "got": "validation accuracy is 0.5 after epoch 1", "code": 6}
+    assert cell.describe(ending, told, CellConfig()) == (
+        "skipped(hopeless: validation accuracy is 0.5 after epoch 1)",
+        0,
+    )
+    status, code = cell.describe(ending, {**told, "kind": "TrainingError"}, CellConfig())
+    assert status.startswith("failed(TrainingError") and code == 6

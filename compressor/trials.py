@@ -1,0 +1,73 @@
+"""What the run folders of a search's trials say."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from compressor import commit
+from compressor.compare.runs import RESULT
+from compressor.errors import Hopeless, StoreError
+from compressor.results import OK, RunResult
+
+_DUPLICATE: Final = "skipped(duplicate of "
+_HOPELESS: Final = "skipped(hopeless: "
+
+
+class Objective(StrEnum):
+    """What a trial is judged by."""
+
+    accuracy = "accuracy"  # the task's first metric on test: up, or down where less is better
+    latency = "latency"  # p50 over the teacher's on the runtime where that is least: down
+    bytes = "bytes"  # of the artifact: down
+
+
+def outcome(folder: Path) -> RunResult:
+    """Return what a trial's run folder says, or that of the cell it is a duplicate of.
+
+    Raises:
+        Hopeless: It was dropped.
+        StoreError: There is no result.
+    """
+    result = RunResult.from_json(commit.read_json(folder / RESULT))
+    if result.status.startswith(_DUPLICATE):
+        twin = result.status.removeprefix(_DUPLICATE).removesuffix(")")
+        result = RunResult.from_json(commit.read_json(folder.parent / twin / RESULT))
+    if result.status.startswith(_HOPELESS):
+        raise Hopeless(result.status)
+    if result.status != OK:
+        raise StoreError(result.status)
+    return result
+
+
+def measured(result: RunResult, objective: Objective) -> float:
+    """Return a trial's value.
+
+    Raises:
+        StoreError: It was not measured.
+    """
+    made = [c for c in result.candidates if c.role in ("teacher", "result")][-1]
+    if objective is Objective.bytes:
+        return float(made.size_bytes)
+    if objective is Objective.accuracy:
+        metric = next(iter(made.metrics.values()))
+        return metric.value if metric.higher_is_better else -metric.value
+    if made.role == "teacher":
+        return 1.0
+    ratios = [
+        c.ratio
+        for c in result.comparisons
+        if c.candidate == made.name and c.baseline == result.teacher.name and c.ratio is not None
+    ]
+    if not ratios:
+        raise StoreError(f"{made.name} was timed on no runtime")
+    return 1 / max(ratios)
+
+
+def lost_points(result: RunResult) -> float:
+    """Return how many points of the teacher's first metric the result has lost."""
+    made = [c for c in result.candidates if c.role in ("teacher", "result")][-1]
+    name, ours = next(iter(made.metrics.items()))
+    sign = 1 if ours.higher_is_better else -1
+    return 100 * sign * (result.teacher.metrics[name].value - ours.value)
