@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from compressor.config import RunConfig
     from compressor.results import RunResult
 
+UNFINISHED = ".unfinished-"  # in the name of a run that is whole but for its manifest
+
 logger = logging.getLogger(__name__)
 
 
@@ -110,12 +112,13 @@ class RunFolder:
         except (OSError, StoreError) as error:
             kept = self._set_apart()
             raise StoreError(
-                f"the run is finished but could not become {self.final}: {error}", hint=f"mv {kept} ANOTHER_PLACE"
+                f"the run is finished but could not become {self.final}: {error}",
+                hint=f"python -m compressor.finish {kept}",
             ) from error
 
     def _set_apart(self) -> Path:
         """Give what was measured a name that no other run takes for a dead process's leftover; return it."""
-        kept = self.path.with_name(self.path.name.removeprefix(".").replace(".partial-", ".unfinished-"))
+        kept = self.path.with_name(self.path.name.removeprefix(".").replace(".partial-", UNFINISHED))
         try:
             return self.path.rename(kept)
         except OSError:

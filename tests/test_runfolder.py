@@ -11,6 +11,7 @@ from test_results import make_result
 from compressor import commit, runfolder
 from compressor.config import BenchConfig, RunConfig
 from compressor.errors import StoreError
+from compressor.finish import main as finish_command
 from compressor.registry import Registry
 from compressor.runfolder import RunFolder
 from compressor.runkey import run_key
@@ -65,10 +66,28 @@ def test_what_was_measured_outlives_a_disk_that_takes_no_manifest(
         finish(tmp_path / "run")
     monkeypatch.undo()
     (kept,) = tmp_path.iterdir()
-    assert caught.value.hint == f"mv {kept} ANOTHER_PLACE"
+    assert caught.value.hint == f"python -m compressor.finish {kept}"
     monkeypatch.setattr("compressor.commit.folder.is_abandoned", lambda path: True)  # its process is dead by then
     finish(tmp_path / "run")
     assert (kept / "result.json").is_file() and not commit.is_complete(kept)
+    with pytest.raises(SystemExit) as taken:
+        finish_command([str(kept)])
+    assert taken.value.code == StoreError.exit_code and kept.is_dir(), "a later run has the name"
+    commit.set_aside(tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        finish_command([str(kept)])
+    assert ended.value.code == 0 and not kept.exists()
+    commit.verify(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["run", "run.unfinished-h-b-1-2", "gone.unfinished-h-b-1-2"])
+def test_what_was_not_set_apart_is_not_finished(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not name.startswith("gone"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit) as ended:
+        finish_command([str(tmp_path / name)])
+    assert ended.value.code == StoreError.exit_code
+    assert name in capsys.readouterr().err and not (tmp_path / "run" / "manifest.json").exists()
 
 
 def test_the_price_of_the_machine_makes_no_other_run() -> None:
