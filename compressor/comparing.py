@@ -19,6 +19,7 @@ from compressor.errors import CompressorError, ConfigError, StoreError
 from compressor.report.answers import answer_view, contrast_view, front_view
 from compressor.report.comparison import comparison
 from compressor.report.comparison_data import reason
+from compressor.report.html import write_plots
 from compressor.report.views import Format, View, render, show
 
 _EXAMPLES = """\
@@ -29,7 +30,7 @@ examples:
   python -m compressor.compare multirun/gallery --pick accurate --under-ms 3 --runtime onnxruntime
   python -m compressor.compare outputs from_elsewhere --diff distill_6l tinybert_6l
   python -m compressor.compare multirun/gallery --format csv --out gallery.csv
-  python -m compressor.compare multirun/gallery --format html --out gallery.html
+  python -m compressor.compare multirun/gallery --format html --out gallery.html --plots plots
 """
 _BOUNDS = ("within", "keep", "under_ms", "under_mb", "runtime")
 
@@ -61,11 +62,13 @@ def _answer(options: argparse.Namespace) -> Runs:
         kept = keep_results(runs.runs, options.archive)
         print(f"kept {len(kept)} new results in {options.archive}", file=sys.stderr)
     form = Format(options.format)
-    if form is Format.html and (options.pick or options.diff or options.pareto):
-        raise ConfigError(
-            "--format html with --pareto, --diff or --pick", allowed="the whole comparison, fronts included"
-        )
+    whole = "--format html" if form is Format.html else "--plots" if options.plots is not None else None
+    if whole is not None and (options.pick or options.diff or options.pareto):
+        raise ConfigError(f"{whole} with --pareto, --diff or --pick", allowed="the whole comparison, fronts included")
     view = _view(compare(runs, metric=options.metric), options)
+    if options.plots is not None and view.page is not None:
+        for path in write_plots(view.page(), options.plots):
+            print(f"wrote {path}", file=sys.stderr)
     if options.out is not None:
         try:
             commit.write_text_atomic(options.out, render(view, form))
@@ -114,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "--archive", type=Path, metavar="FOLDER", help="also copy the results there, without the models"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write there instead of printing")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER",
+                        help="also write each plot there, as SVG and, with the extra png, as PNG")  # fmt: skip
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--pareto", action="store_true", help="quality against bytes and against speed-ups")
     asked.add_argument("--diff", nargs=2, metavar=("A", "B"), help="two candidates side by side")

@@ -69,6 +69,7 @@ def test_an_answer_names_what_it_left_out(place: Path, capsys: pytest.CaptureFix
         (["--pareto", "--diff", "a", "b"], 2, "not allowed with"),
         (["--format", "pdf"], 2, "invalid choice"),
         (["--format", "html", "--pareto"], 2, "allowed: the whole comparison"),
+        (["--plots", "plots", "--pareto"], 2, "--plots with --pareto"),
     ],
 )
 def test_errors_leave_with_their_code(
@@ -97,7 +98,8 @@ def test_out_writes_a_whole_file_or_none(place: Path, tmp_path: Path, capsys: py
 
 
 def test_a_page_is_written_with_the_command_that_made_it(place: Path, tmp_path: Path) -> None:
-    main([str(place), "--format", "html", "--out", str(tmp_path / "page.html")])
+    main([str(place), "--format", "html", "--out", str(tmp_path / "page.html"), "--plots", str(tmp_path / "plots")])
+    assert (tmp_path / "plots" / "tradeoff-bytes.svg").is_file()
     page = (tmp_path / "page.html").read_text()
     assert page.startswith("<!DOCTYPE html>") and "2: failed(MeasureError: it crashed)" in page
     assert f"python -m compressor.compare {place.name} --format html --out page.html" in page

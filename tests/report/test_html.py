@@ -12,7 +12,7 @@ from html_samples import HOSTILE, calls, many, read, renamed
 from test_results import make_result
 
 from compressor.report.html import page as pages
-from compressor.report.html import to_html, write_html
+from compressor.report.html import png, to_html, write_html, write_plots
 from compressor.report.html.from_run import from_run
 from compressor.report.html.styling import style_values
 from compressor.report.html.view import Report
@@ -195,13 +195,13 @@ def test_thirty_models_and_many_calls_stay_light(tmp_path: Path) -> None:
     result = many(30)
     report = from_run(result, calls_ms=calls(result, count=6000))
     assert write_html(report, tmp_path).stat().st_size < 1_500_000
-    assert sum(p.stat().st_size for p in (tmp_path / "plots").iterdir()) < 1_500_000
+    assert sum(p.stat().st_size for p in (tmp_path / "plots").glob("*.svg")) < 1_500_000
 
 
 def test_the_plots_are_files_of_their_own(tmp_path: Path) -> None:
     result = renamed(make_result(), HOSTILE)
     write_html(from_run(result, calls_ms=calls(result)), tmp_path)
-    files = sorted((tmp_path / "plots").iterdir())
+    files = sorted((tmp_path / "plots").glob("*.svg"))
     assert {p.name for p in files} == {
         "latency-torch.svg", "latency-onnxruntime.svg", "latency-openvino.svg", "tradeoff-torch.svg", "tradeoff-bytes.svg",
     }  # fmt: skip
@@ -210,6 +210,31 @@ def test_the_plots_are_files_of_their_own(tmp_path: Path) -> None:
         assert root.tag == "{http://www.w3.org/2000/svg}svg" and float(root.attrib["width"]) > 0
         assert "var(" not in path.read_text(encoding="utf-8"), "a drawing program knows no variables"
         assert "alert(1)" not in {e.tag for e in root.iter()}
+
+
+def test_the_plots_are_pictures_too_where_there_is_a_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("resvg_py")
+    result = make_result()
+    report = from_run(result, calls_ms=calls(result))
+    monkeypatch.setattr(png, "_writes", lambda: True)
+    for path in write_plots(report, tmp_path / "with"):
+        head, width = path.with_suffix(".png").read_bytes()[:24], float(ET.parse(path).getroot().attrib["width"])
+        assert head[:8] == b"\x89PNG\r\n\x1a\n"
+        assert int.from_bytes(head[16:20]) == pytest.approx(3 * width, abs=2)
+    monkeypatch.setattr(png, "_writes", lambda: False)  # names and numbers would be missing
+    assert write_plots(report, tmp_path / "without") and not list((tmp_path / "without").glob("*.png"))
+
+
+def test_a_machine_without_a_font_is_noticed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    resvg = pytest.importorskip("resvg_py")
+    drawn = resvg.svg_to_bytes
+    monkeypatch.setattr(resvg, "svg_to_bytes", lambda **given: drawn(**given, skip_system_fonts=True))
+    png._writes.cache_clear()
+    try:
+        assert png.to_png("<svg xmlns='http://www.w3.org/2000/svg' width='4' height='4'/>") is None
+    finally:
+        png._writes.cache_clear()
+    assert "no font" in caplog.text
 
 
 def test_the_page_knows_nothing_of_results() -> None:
