@@ -36,11 +36,11 @@ def floors(done: Mapping[Path, RunResult], *, within: float | None, startup: int
     if not kept:
         return []
     name, metric = next(iter(next(iter(kept.values())).teacher.metrics.items()))
+    sign = 1 if metric.higher_is_better else -1
     scores: dict[_Mark, list[float]] = {}
     for folder in kept:
-        for mark, score in _curve(folder, name).items():
+        for mark, score in _curve(folder, name, sign).items():
             scores.setdefault(mark, []).append(score)
-    sign = 1 if metric.higher_is_better else -1
     found = []
     for (stage, epoch), reached in scores.items():
         if len(reached) < (startup if within is None else LEAST):
@@ -62,11 +62,15 @@ def floors(done: Mapping[Path, RunResult], *, within: float | None, startup: int
     return found
 
 
-def _curve(folder: Path, metric: str) -> dict[_Mark, float]:
-    """Return the validation scores that a run noted; a stage that was taken over from elsewhere noted none."""
-    found = {}
+def _curve(folder: Path, metric: str, sign: int) -> dict[_Mark, float]:
+    """Return the validation scores that a run noted; a stage that was taken over from elsewhere noted none.
+
+    Of stages that are called the same, in the chain and in a baseline, the worse counts.
+    """
+    found: dict[_Mark, float] = {}
     for values in journal.read(folder / LOSSES):
         score = score_of(values, metric)
         if score is not None:
-            found[values["stage"], int(values[EPOCH])] = float(score)
+            mark = values["stage"], int(values[EPOCH])
+            found[mark] = min(found.get(mark, score), score, key=lambda s: sign * s)
     return found

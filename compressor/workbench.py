@@ -165,9 +165,15 @@ class Workbench(Context):
             / "stages"
             / self._stage_key(stage, settings, model, [split, validation], unlabelled, teacher, extra),
             progress=self._progress,
-            label=self.link.name if stage == "train" else f"{self.link.name} {stage}",
+            label=self._label if stage == "train" else f"{self._label} {stage}",
             logger=self.logger,
         )
+
+    @property
+    def _label(self) -> str:
+        """What the link is called where curves are drawn; a method's second link in a chain is another."""
+        nth = sum(link.name == self.link.name for link in self._links)
+        return self.link.name if nth == 1 else f"{self.link.name} {nth}"
 
     def _extra_examples(self, texts: Sequence[str]) -> tuple[Example, ...]:
         """Return a method's own texts as unlabelled examples, with ids past those of the task."""

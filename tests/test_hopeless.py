@@ -73,6 +73,17 @@ def test_the_rule_of_the_median_is_optunas(tmp_path: Path) -> None:
         assert asked.should_prune() == (score < told[epoch]), (epoch, score)
 
 
+def test_of_two_stages_of_one_name_the_worse_gives_the_floor(tmp_path: Path) -> None:
+    done = dict(trial(tmp_path / str(i), [0.8]) for i in range(3))
+    with (tmp_path / "0" / LOSSES).open("a") as stream:  # a baseline's, which is trained after the chain
+        for score in (0.7, 0.9):
+            stream.write(
+                json.dumps({"stage": "distill", "step": 9, **floors.epoch_values(1, {"accuracy": score})}) + "\n"
+            )
+    (floor,) = hopeless.floors(done, within=2.0, startup=10)
+    assert floor.score == pytest.approx(0.68)
+
+
 def watched(*of: floors.Floor) -> floors.Watched:
     return floors.Watched(silent_progress(), list(of))
 

@@ -74,6 +74,11 @@ def stage_of(house, cache, **options):
     return {p.name for p in made}, result
 
 
+def test_a_second_link_of_a_method_has_curves_of_its_own(house, tmp_path) -> None:
+    assert bench(house, tmp_path / "1")._label == "checked"
+    assert bench(house, tmp_path / "2", before=(Train,))._label == "checked 2"
+
+
 # Splits ---------------------------------------------------------------------------------------
 
 
