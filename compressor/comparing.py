@@ -67,8 +67,11 @@ def _answer(options: argparse.Namespace) -> Runs:
         raise ConfigError(f"{whole} with --pareto, --diff or --pick", allowed="the whole comparison, fronts included")
     view = _view(compare(runs, metric=options.metric), options)
     if options.plots is not None and view.page is not None:
-        for path in write_plots(view.page(), options.plots):
-            print(f"wrote {path}", file=sys.stderr)
+        try:
+            written = write_plots(view.page(), options.plots)
+        except OSError as error:
+            raise StoreError(f"--plots {options.plots} cannot be written: {error.strerror}") from error
+        print(f"wrote {len(written)} files to {options.plots}", file=sys.stderr)
     if options.out is not None:
         try:
             commit.write_text_atomic(options.out, render(view, form))

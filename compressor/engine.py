@@ -24,10 +24,10 @@ from compressor.runfolder import RunFolder, Scratch
 from compressor.runkey import plain_config, run_key
 from compressor.tasks.data import TaskData, load_task
 from compressor.teacher import Teacher
-from compressor.training.floors import Floor, Watched
+from compressor.training.floors import BASELINE, Floor, Watched
 from compressor.training.journal import Journal
 from compressor.training.precision import resolve_precision
-from compressor.training.progress import Progress
+from compressor.training.progress import Prefixed, Progress
 from compressor.unread import require_read
 from compressor.workbench import Shared, Workbench
 
@@ -82,12 +82,12 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
         screen.teacher(ready)
         screen.estimate(estimate_seconds(ready.artifact, task, chains, data, config, machine.device))
         entries = [Entry(name="teacher", role="teacher", folder=ready.folder, artifact=ready.artifact)]
-        watched = Watched(progress, request.floors)
         for name, links in chains.items():
-            artifact = _compress(links, ready, data, config, machine, folder, shared, watched)
+            role = "baseline" if name in config.baselines and name != pipeline.chain_name(config.chain) else "result"
+            shown = Prefixed(progress, BASELINE) if role == "baseline" else Watched(progress, request.floors)
+            artifact = _compress(links, ready, data, config, machine, folder, shared, shown)
             place = folder.path / "candidates" / name
             store.save(artifact, place, registry)
-            role = "baseline" if name in config.baselines and name != pipeline.chain_name(config.chain) else "result"
             entries.append(Entry(name=name, role=role, folder=place, artifact=artifact))
         if not machine.is_main:
             raise SystemExit(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from compressor.report.html.from_run import from_run, read_calls
 from compressor.report.markdown import write_markdown
 from compressor.report.model_card import write_model_cards
 from compressor.report.speed import attributions
+from compressor.results import OK
 
 if TYPE_CHECKING:
     from compressor.config import RunConfig
@@ -38,6 +40,7 @@ class RunFolder:
         self.final = final
         self.path = final  # of the partial folder, once entered
         self._committed = False
+        self._measured = False
         self._log: logging.Handler | None = None
 
     def __enter__(self) -> RunFolder:
@@ -74,6 +77,7 @@ class RunFolder:
     def write_result(self, result: RunResult, overrides: Sequence[str], *, price_per_hour: float | None = None) -> None:
         """Write `result.json`, and made from it `report.md` and `report.html` with its plots."""
         commit.write_json_atomic(self.path / "result.json", result.to_json())
+        self._measured = result.status == OK
         examples = None
         with _without_loss("report.md"):
             examples = read_examples(result, self.path)
@@ -106,23 +110,25 @@ class RunFolder:
         """Drop the workspaces, write the manifest and rename."""
         shutil.rmtree(self.path / "workspace", ignore_errors=True)
         self._close_log()
-        self._committed = True  # from here on nothing that was measured is thrown away
+        self._committed = self._measured  # from here on nothing that was measured is thrown away
         try:
             commit.commit(self.path, self.final)
         except (OSError, StoreError) as error:
-            kept = self._set_apart()
+            if not self._measured:
+                raise StoreError(f"{self.final} could not be written: {error}") from error
             raise StoreError(
-                f"the run is finished but could not become {self.final}: {error}",
-                hint=f"python -m compressor.finish {kept}",
+                f"the run is finished but could not become {self.final}: {error}", hint=self._set_apart()
             ) from error
+        self._committed = True
 
-    def _set_apart(self) -> Path:
-        """Give what was measured a name that no other run takes for a dead process's leftover; return it."""
-        kept = self.path.with_name(self.path.name.removeprefix(".").replace(".partial-", UNFINISHED))
+    def _set_apart(self) -> str:
+        """Give what was measured a name that no other run takes for a dead process's leftover; return what to type next."""
+        kept = self.final.with_name(f"{self.final.name}{UNFINISHED}{uuid.uuid4().hex[:8]}")
         try:
-            return self.path.rename(kept)
-        except OSError:
-            return self.path
+            self.path.rename(kept)
+        except OSError:  # the name is too long, or the disk is gone
+            return f"mv {self.path} ANOTHER_PLACE"
+        return f"python -m compressor.finish {kept}"
 
     def _close_log(self) -> None:
         if self._log is not None:

@@ -26,7 +26,7 @@ from compressor import commit, hopeless
 from compressor.cells import ledger
 from compressor.errors import CompressorError, ConfigError, Hopeless, MissingExtra, StoreError
 from compressor.training import floors
-from compressor.trials import Objective, lost_points, measured, outcome
+from compressor.trials import Objective, home, lost_points, measured, outcome
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -50,8 +50,8 @@ class SearchConfig:
     objectives: list[str] = field(default_factory=lambda: ["accuracy", "latency", "bytes"])
     within: float | None = None  # points of the metric that may be lost; trials beyond do not count as feasible
     seed: int = 0  # of the sampler
-    startup: int = 10  # trials drawn at random before the sampler learns from them
-    drop_hopeless: bool = False  # end a trial whose validation score, after an epoch, leaves no hope (see `hopeless`)
+    startup: int = 10  # trials drawn at random before the sampler learns from them, and before the median drops any
+    drop_hopeless: bool = False  # end a trial whose validation scores leave no hope (see `hopeless`)
 
 
 def register() -> None:
@@ -72,7 +72,7 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         within: float | None,
         seed: int,
         startup: int,
-        drop_hopeless: bool = False,
+        drop_hopeless: bool,
     ) -> None:
         for name, value in (("trials", trials), ("batch", batch), ("startup", startup)):
             if value < 1:
@@ -141,7 +141,7 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         done = {}
         for place in (folder / str(trial.number) for trial in study.trials if trial.values):
             with suppress(CompressorError):  # somebody moved its folder away
-                done[place] = outcome(place)
+                done[home(place)] = outcome(place)
         told = hopeless.floors(done, within=self.within, startup=self.startup)
         floors.write(ledger.floors(folder, self.config.hydra.job.env_set[ledger.TOKEN]), told)
 
@@ -171,10 +171,17 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         try:
             result = outcome(folder / str(trial.number))
             values = [measured(result, objective) for objective in self.objectives]
+        except Hopeless as error:
+            trial.set_user_attr("why", str(error))
+            if (
+                self.within is not None
+            ):  # else the sampler ranks it before those that were measured and missed the bound
+                trial.set_constraint(_LOSS, self.within or 1.0)
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            return
         except CompressorError as error:
             trial.set_user_attr("why", str(error))
-            states = optuna.trial.TrialState
-            study.tell(trial, state=states.PRUNED if isinstance(error, Hopeless) else states.FAIL)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
             return
         if self.within is not None:
             trial.set_constraint(_LOSS, lost_points(result) - self.within)

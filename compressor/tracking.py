@@ -151,7 +151,7 @@ def config_of(run: Run) -> dict[str, Any]:
 
 
 def history(run: Run) -> Iterator[dict[str, float]]:
-    """Yield the losses of every step, each stage with a step count of its own."""
+    """Yield the losses of every step and the scores of every epoch, each stage with a step count of its own."""
     for step in journal.read(run.folder / LOSSES):
         stage = step["stage"]
         yield {f"{stage}/{name}": value for name, value in step.items() if name != "stage"}

@@ -23,17 +23,25 @@ class Objective(StrEnum):
     bytes = "bytes"  # of the artifact: down
 
 
+def home(folder: Path) -> Path:
+    """Return the folder that holds a trial's result: its own, or that of the cell it is a duplicate of.
+
+    Raises:
+        StoreError: There is no record of it.
+    """
+    status = RunResult.from_json(commit.read_json(folder / RESULT)).status
+    twin = status.removeprefix(_DUPLICATE).removesuffix(")")
+    return folder.parent / twin if status.startswith(_DUPLICATE) else folder
+
+
 def outcome(folder: Path) -> RunResult:
-    """Return what a trial's run folder says, or that of the cell it is a duplicate of.
+    """Return what a trial came to.
 
     Raises:
         Hopeless: It was dropped.
         StoreError: There is no result.
     """
-    result = RunResult.from_json(commit.read_json(folder / RESULT))
-    if result.status.startswith(_DUPLICATE):
-        twin = result.status.removeprefix(_DUPLICATE).removesuffix(")")
-        result = RunResult.from_json(commit.read_json(folder.parent / twin / RESULT))
+    result = RunResult.from_json(commit.read_json(home(folder) / RESULT))
     if result.status.startswith(_HOPELESS):
         raise Hopeless(result.status)
     if result.status != OK:

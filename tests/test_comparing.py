@@ -97,6 +97,14 @@ def test_out_writes_a_whole_file_or_none(place: Path, tmp_path: Path, capsys: py
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.json"], "no partial file is left"
 
 
+def test_plots_that_cannot_be_written_are_an_error(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert code_of(str(place), "--plots", str(tmp_path / "taken")) == 7
+    assert "--plots" in capsys.readouterr().err
+
+
 def test_a_page_is_written_with_the_command_that_made_it(place: Path, tmp_path: Path) -> None:
     main([str(place), "--format", "html", "--out", str(tmp_path / "page.html"), "--plots", str(tmp_path / "plots")])
     assert (tmp_path / "plots" / "tradeoff-bytes.svg").is_file()

@@ -13,6 +13,7 @@ from compressor.config import BenchConfig, RunConfig
 from compressor.errors import StoreError
 from compressor.finish import main as finish_command
 from compressor.registry import Registry
+from compressor.results import RunResult
 from compressor.runfolder import RunFolder
 from compressor.runkey import run_key
 
@@ -74,13 +75,50 @@ def test_what_was_measured_outlives_a_disk_that_takes_no_manifest(
         finish_command([str(kept)])
     assert taken.value.code == StoreError.exit_code and kept.is_dir(), "a later run has the name"
     commit.set_aside(tmp_path / "run")
+    with RunFolder(tmp_path / "run") as record:  # the run was a cell, and its sweep recorded that it failed
+        record.write_result(
+            RunResult(status="failed(StoreError: full)", run_key="", task="", seed=0, seconds_total=0.0), []
+        )
+        record.commit()
+    monkeypatch.setattr(commit, "commit", busy)
+    with pytest.raises(SystemExit) as refused:
+        finish_command([str(kept)])
+    assert refused.value.code == StoreError.exit_code and kept.is_dir()
+    monkeypatch.undo()
     with pytest.raises(SystemExit) as ended:
         finish_command([str(kept)])
     assert ended.value.code == 0 and not kept.exists()
     commit.verify(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["run", "run.unfinished-h-b-1-2", "gone.unfinished-h-b-1-2"])
+def busy(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "read-only")
+
+
+def test_the_record_of_a_failure_is_not_set_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "commit", busy)
+    with pytest.raises(StoreError, match="could not be written"), RunFolder(tmp_path / "0") as record:
+        record.write_result(RunResult(status="oom(held 9 GB)", run_key="", task="", seed=0, seconds_total=0.0), [])
+        record.commit()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_a_long_name_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commit, "commit", busy)
+    name = "student.layers=6," * 7
+    with pytest.raises(StoreError) as caught:
+        finish(tmp_path / name)
+    monkeypatch.undo()
+    with pytest.raises(SystemExit):
+        finish_command([caught.value.hint.rpartition(" ")[2]])
+    commit.verify(tmp_path / name)
+    monkeypatch.setattr(commit, "commit", busy)
+    with pytest.raises(StoreError) as caught:
+        finish(tmp_path / ("x" * 250))
+    assert caught.value.hint.startswith("mv "), "no room in the name to say that it is unfinished"
+
+
+@pytest.mark.parametrize("name", ["run", ".unfinished-h", "run.unfinished-h-b-1-2", "gone.unfinished-h-b-1-2"])
 def test_what_was_not_set_apart_is_not_finished(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not name.startswith("gone"):
         (tmp_path / name).mkdir()

@@ -89,6 +89,7 @@ def search(folder: Path, launcher: Launcher, **options: object) -> Search:
         "within": None,
         "seed": 0,
         "startup": 4,
+        "drop_hopeless": False,
     }
     one = Search(**{**given, **options})
     own = {"sweep": {"dir": str(folder)}, "job": {"env_set": {ledger.TOKEN: "sweep-1"}}}
@@ -160,7 +161,7 @@ class Droppers(Launcher):
         for number, line in enumerate(lines, initial_job_idx):
             layers = int(line[-1].partition("=")[2])
             folder = self.sweep / str(number)
-            values = floors.epoch_values(1, {"accuracy": layers / 10})
+            values = floors.epoch_values(1, 2, {"accuracy": layers / 10}, best=layers / 10)
             (folder / LOSSES).write_text(json.dumps({"stage": "distill", "step": 9, **values}))
             if any(layers / 10 < floor.score for floor in told):
                 shutil.rmtree(folder)
@@ -178,9 +179,13 @@ def test_hopeless_trials_are_told_as_pruned_and_do_not_come_again(tmp_path: Path
         t.params["student.layers"] for t in trials if t.values and lost_points(outcome(tmp_path / str(t.number))) <= 12
     ]
     assert floor.score == pytest.approx(min(kept) / 10 - 0.12)
+    assert all(t.constraints for t in dropped), "else the sampler ranks them before those that missed the bound"
+    shutil.rmtree(tmp_path / str(next(t.number for t in trials if t.values)))  # somebody moved one away
     again = Droppers(tmp_path)
     search(tmp_path, again, within=12.0, drop_hopeless=True, trials=16).sweep(ARGUMENTS)
     assert again.lines == [], "a trial that was dropped is over"
+    search(tmp_path, again, within=12.0, drop_hopeless=True, trials=17).sweep(ARGUMENTS)
+    assert len(again.lines) == 1
 
 
 def test_a_duplicate_counts_as_the_cell_that_it_repeats(tmp_path: Path) -> None:

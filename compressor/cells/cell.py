@@ -99,7 +99,7 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
         return Outcome(result=result, code=code)
 
     try:
-        _clear_failed(cell.folder)
+        clear_failed(cell.folder)
         composed = compose()
         key = run_key(composed.config, registry)
         if (before := _finished(cell.folder)) is not None and before.run_key == key:
@@ -238,8 +238,8 @@ def _record(result: RunResult, cell: Cell, output: Path | None) -> None:
         place.commit()
 
 
-def _clear_failed(folder: Path) -> None:
-    """Remove the record of a cell that failed or was skipped before; it holds no result, and the cell is tried again."""
+def clear_failed(folder: Path) -> None:
+    """Remove the record of a cell that failed or was skipped; it holds no result, and the cell is tried again."""
     if (folder / "result.json").is_file() and commit.is_complete(folder, deep=False) and _finished(folder) is None:
         commit.set_aside(folder)
 

@@ -1,4 +1,4 @@
-"""Who is loaded and called when: every text visits every arm once a block, in orders that are drawn anew each time."""
+"""Who is loaded and called when: every text visits every arm once a block, in random orders."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int
     In each block the texts come in fresh random order, and each text visits every arm at once, so that drift of the machine
     falls on all of them alike. Every arm sees every text `blocks` times.
 
-    The order of the arms is drawn once a block, and the next block turns it round. So between two calls of a model lie as many
-    calls of others each time. Drawn anew for each text, a model that was called last is often called again at once, and finds
-    the cache warm: of three with calls of 1 ms such calls took 2 to 3 % less, and their luck was a third of all variance.
+    The order of the arms is drawn once a block, and the next block turns it round. So between two calls of a model in a block
+    lie all others once. Drawn anew for each text, a model that was called last is often called again at once, and finds the
+    cache warm: of three with calls of 1 ms such calls took 2 to 3 % less, and their luck was a third of all variance.
     """
     rng = np.random.default_rng(seed)
     turn: list[int] = []

@@ -32,3 +32,6 @@ class _Crash:
         self.steps += values is not None  # only training steps have values to show
         if self.steps == 2:
             raise CrashError("the second training step")
+
+    def note(self, values: Mapping[str, float]) -> None:
+        return None

@@ -1,4 +1,4 @@
-"""Scores that a training must reach to go on: a search gives them, from its earlier trials, and so drops hopeless ones.
+"""Scores that a training must reach to go on: a search sets them by its earlier trials, and so drops hopeless ones.
 
 They change no result: a training that reaches them is the one that it is without.
 """
@@ -9,35 +9,52 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from compressor import commit
 from compressor.errors import Hopeless
 from compressor.training.progress import Bar, Progress
 
-EPOCH = "epoch"
-_VALIDATION = "validation "
+BASELINE: Final = "baseline"  # first word of the stages of a run's baselines: no floor is theirs
+_EPOCH: Final = "epoch"
+_EPOCHS: Final = "epochs"
+_SCORE: Final = "validation {}"
+_BEST: Final = "validation best"
+
+
+class Mark(NamedTuple):
+    """The end of an epoch; those of trainings of other lengths are other marks, for the learning rate falls over the whole."""
+
+    stage: str
+    epoch: int  # counted from 1
+    epochs: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
-    """What the validation metric of a stage must reach after an epoch; `said` is what is at that mark."""
+    """What the first metric of the task must have reached on validation by a mark; `said` is why."""
 
-    stage: str
-    epoch: int  # counted from 1
+    mark: Mark
     metric: str
     score: float
     higher_is_better: bool
     said: str
 
 
-def epoch_values(epoch: int, scores: Mapping[str, float]) -> dict[str, float]:
-    """Return what a training notes after an epoch."""
-    return {EPOCH: float(epoch), **{f"{_VALIDATION}{name}": value for name, value in scores.items()}}
+def epoch_values(epoch: int, epochs: int, scores: Mapping[str, float], *, best: float) -> dict[str, float]:
+    """Return what a training notes of an epoch; `best` is the best score so far of the first metric."""
+    told = {_SCORE.format(name): value for name, value in scores.items()}
+    return {_EPOCH: float(epoch), _EPOCHS: float(epochs), **told, _BEST: best}
+
+
+def mark_of(stage: str, values: Mapping[str, float]) -> Mark | None:
+    """Return the mark that noted values are of; None: they are a step's."""
+    return Mark(stage, int(values[_EPOCH]), int(values[_EPOCHS])) if {_EPOCH, _EPOCHS} <= set(values) else None
 
 
 def score_of(values: Mapping[str, float], metric: str) -> float | None:
-    """Return the validation score that was noted, if this was an epoch's end."""
-    return values.get(f"{_VALIDATION}{metric}") if EPOCH in values else None
+    """Return the score at a mark."""
+    return values.get(_SCORE.format(metric))
 
 
 def write(path: Path, floors: Sequence[Floor]) -> None:
@@ -48,15 +65,17 @@ def write(path: Path, floors: Sequence[Floor]) -> None:
 
 def read(path: Path) -> list[Floor]:
     """Return what `write` wrote; none where there is no such file."""
-    return [Floor(**values) for values in commit.read_json(path)] if path.is_file() else []
+    if not path.is_file():
+        return []
+    return [Floor(**{**values, "mark": Mark(*values["mark"])}) for values in commit.read_json(path)]
 
 
 class Watched:
-    """A progress that ends a training below its floor."""
+    """A progress that ends a training below its floor; for a run of one process, since the others would wait for it."""
 
     def __init__(self, progress: Progress, floors: Sequence[Floor]) -> None:
         self._progress = progress
-        self._floors = {(floor.stage, floor.epoch): floor for floor in floors}
+        self._floors = {floor.mark: floor for floor in floors}
 
     @contextmanager
     def task(self, label: str, total: float, done: float = 0.0) -> Iterator[Bar]:
@@ -66,21 +85,24 @@ class Watched:
 
 
 class _WatchedBar:
-    def __init__(self, bar: Bar, stage: str, floors: Mapping[tuple[str, int], Floor]) -> None:
+    def __init__(self, bar: Bar, stage: str, floors: Mapping[Mark, Floor]) -> None:
         self._bar, self._stage, self._floors = bar, stage, floors
 
     def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
-        """See `Bar.advance`.
+        self._bar.advance(amount, values)
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """See `Bar.note`.
 
         Raises:
-            Hopeless: The epoch that ended validates below its floor.
+            Hopeless: No epoch so far has reached the floor.
         """
-        self._bar.advance(amount, values)
-        floor = self._floors.get((self._stage, int((values or {}).get(EPOCH, 0))))
-        score = None if floor is None else score_of(values or {}, floor.metric)
-        if floor is None or score is None:
+        self._bar.note(values)
+        mark = mark_of(self._stage, values)
+        floor = None if mark is None else self._floors.get(mark)
+        if floor is None:
             return
-        if (score < floor.score) if floor.higher_is_better else (score > floor.score):
-            raise Hopeless(
-                f"validation {floor.metric} is {score:.4f} after epoch {floor.epoch} of {floor.stage}: {floor.said}"
-            )
+        best = values[_BEST]
+        if best < floor.score if floor.higher_is_better else best > floor.score:
+            after = f"{floor.mark.epoch} of {floor.mark.epochs} epochs of {self._stage}"
+            raise Hopeless(f"validation {floor.metric} is {best:.4f} at best after {after}: {floor.said}")

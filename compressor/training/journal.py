@@ -46,8 +46,14 @@ class _Noted:
     def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
         self._bar.advance(amount, values)
         self._done += int(amount)
-        if not values:
-            return
+        if values:
+            self._write(values)
+
+    def note(self, values: Mapping[str, float]) -> None:
+        self._bar.note(values)
+        self._write(values)
+
+    def _write(self, values: Mapping[str, float]) -> None:
         if self._stream is None:
             self._stream = self._path.open("a", encoding="utf-8")
         line = {"stage": self._stage, "step": self._done, **{name: float(value) for name, value in values.items()}}
@@ -62,7 +68,7 @@ class _Noted:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """Return the steps of a journal, in order; a last line that was cut off is left out, and no file is no step."""
+    """Return the steps and epochs of a journal, in order; a last line that was cut off is left out, no file holds none."""
     if not path.is_file():
         return []
     steps = []

@@ -21,6 +21,9 @@ class Bar(Protocol):
     def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
         """Add `amount` to what is done; `values` are shown beside it."""
 
+    def note(self, values: Mapping[str, float]) -> None:
+        """Take values that are of no step, such as an epoch's scores."""
+
 
 class Progress(Protocol):
     """Where progress is shown."""
@@ -64,8 +67,22 @@ def silent_progress() -> Progress:
     return _Silence()
 
 
+class Prefixed:
+    """A progress whose work is called `<prefix> <label>`."""
+
+    def __init__(self, progress: Progress, prefix: str) -> None:
+        self._progress, self._prefix = progress, prefix
+
+    def task(self, label: str, total: float, done: float = 0.0) -> AbstractContextManager[Bar]:
+        """See `Progress.task`."""
+        return self._progress.task(f"{self._prefix} {label}", total, done)
+
+
 class _SilentBar:
     def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
+        return None
+
+    def note(self, values: Mapping[str, float]) -> None:
         return None
 
 
@@ -84,6 +101,9 @@ class _LogBar:
         self.logger.info(
             "%s: %.0f of %.0f, about %s left  %s", self.label, self.done, self.total, _clock(left_s), _shown(values)
         )
+
+    def note(self, values: Mapping[str, float]) -> None:
+        return None  # the training logs an epoch itself
 
 
 @contextmanager
@@ -107,6 +127,9 @@ def _terminal_bar(console: Console, label: str, total: float, done: float) -> It
             def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
                 fields: dict[str, Any] = {"values": _shown(values)} if values else {}
                 drawn.update(key, advance=amount, **fields)
+
+            def note(self, values: Mapping[str, float]) -> None:
+                return None
 
         yield Drawn()
 

@@ -90,10 +90,11 @@ class Stage:
                     if asked:
                         raise Interrupted(stop.signum or 15)
                 self.at.spend(time.monotonic() - started)
-                bar.advance(0, self._end_epoch())
+                ended = self._end_epoch()
                 if self.at.epoch < self.settings.epochs:
                     self._write(store)
                     saved = time.monotonic()
+                bar.note(ended)  # may end the training: its checkpoint is written
         if self.best:
             self.model.load_state_dict(self.best)
         if self.ranks.is_main:
@@ -201,7 +202,7 @@ class Stage:
         self.at.spend(time.monotonic() - started)
         record = self.at.end_epoch(dict(found.scores), score if better else None)
         self.logger.info("epoch %d of %d: %s", record.epoch, self.settings.epochs, _worded(record))
-        return epoch_values(record.epoch, found.scores)
+        return epoch_values(record.epoch, self.settings.epochs, found.scores, best=self.at.best_score or score)
 
     def _write(self, store: Checkpoints) -> None:
         if self.ranks.is_main:

@@ -35,10 +35,10 @@ def test_the_record_of_a_failed_cell_goes_in_one_step(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("compressor.commit.folder.discard", killed)
     with pytest.raises(KeyboardInterrupt):
-        cell._clear_failed(tmp_path / "0")
+        cell.clear_failed(tmp_path / "0")
     assert not (tmp_path / "0").exists(), "half a record would keep the cell from ever running again"
     record(tmp_path / "1", "ok")
-    cell._clear_failed(tmp_path / "1")
+    cell.clear_failed(tmp_path / "1")
     commit.verify(tmp_path / "1")
 
 

@@ -28,7 +28,7 @@ def write_html(report: Report, folder: Path) -> Path:
 
 
 def write_plots(report: Report, folder: Path) -> list[Path]:
-    """Write each plot of a page as SVG and, if it can be, as PNG; return the paths of the SVG files."""
+    """Write each plot of a page as SVG and, if it can be, as PNG; return the paths."""
     drawn = {f"tradeoff-{plane.key}": pareto.draw(plane, WIDE, legend=True) for plane in report.tradeoffs}
     drawn |= {f"latency-{timing.key}": strips.draw(timing, WIDE) for timing in report.timings}
     if report.stairs is not None:
@@ -38,10 +38,12 @@ def write_plots(report: Report, folder: Path) -> list[Path]:
         path, text = folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.svg", standalone(plot)
         folder.mkdir(parents=True, exist_ok=True)
         commit.write_text(path, text)
-        if (image := to_png(text)) is not None:
-            with commit.disk_errors(path, len(image)):
-                path.with_suffix(".png").write_bytes(image)
         written.append(path)
+        if (image := to_png(text)) is not None:
+            path = path.with_suffix(".png")
+            with commit.disk_errors(path, len(image)):
+                path.write_bytes(image)
+            written.append(path)
     return written
 
 

@@ -12,12 +12,18 @@ _LOG: Final = logging.getLogger("compressor")
 
 
 def to_png(svg: str) -> bytes | None:
-    """Return a plot as PNG; None without the extra, or on a machine without a font to write with."""
+    """Return a plot as PNG; None without the extra, on a machine without a font to write with, or if it cannot be drawn."""
     try:
         from resvg_py import svg_to_bytes
     except ImportError:
         return None
-    return svg_to_bytes(svg_string=svg, zoom=_ZOOM) if _writes() else None
+    try:
+        return svg_to_bytes(svg_string=svg, zoom=_ZOOM) if _writes() else None
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a panic in Rust is no Exception, and no picture is worth a run
+        _LOG.exception("a plot could not be drawn as PNG; its SVG is whole")
+        return None
 
 
 @cache
