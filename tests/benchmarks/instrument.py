@@ -174,7 +174,8 @@ def main() -> None:
                     with bursty_load(loaded):
                         found = trial(scored, name, number, bench)
                     row = {"trial": number, "name": name, "loaded": loaded, "word": found.word.value}
-                    row |= {"ratio": found.speed_up.ratio, "null": found.null_ratio, "state": state}
+                    row |= {"ratio": found.speed_up.ratio, "ci95": [found.speed_up.ci95.low, found.speed_up.ci95.high]}
+                    row |= {"null": found.null_ratio, "state": state}
                     row["seconds"] = time.monotonic() - started
                     done.append(row)
                     with arguments.out.open("a") as out:
