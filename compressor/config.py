@@ -195,11 +195,11 @@ class BenchConfig:
     batch_size: int = 1
     texts: int = 20  # real test texts replayed at their own lengths, stratified over the length histogram
     blocks: int = 12  # of a round; each runs every text on every model and runtime once, in random order
-    loads: int = 4  # of a round: its models are loaded so often, in new order and place, and share its blocks
+    loads: int = 6  # of a round: its models are loaded so often, in new order and place, and share its blocks
     rounds: int = 1  # each in fresh processes
     repeats: int = 1  # how often a round that the machine disturbed is run again before it is published with a flag
-    warmup_calls: int = 20  # of each model and runtime, after each load
-    warmup_seconds: float = 0.25  # the same, at least so long
+    warmup_calls: int = 10  # of each model and runtime, after each load
+    warmup_seconds: float = 0.1  # the same, at least so long
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
     padded: bool = (
         False  # also the teacher in eager torch on texts padded to task.max_length, for what not padding brings

@@ -230,7 +230,14 @@ def command(place: Path, *arguments: str, method: str = "drop_layers") -> subpro
         *(sys.executable, "-m", "compressor", "-m", "hydra/sweeper=optuna", f"method={method}"),
         *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
-        *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4", "bench.blocks=4"),
+        *(
+            "task=file",
+            f"task.train={place / 'data.csv'}",
+            "bench.runtimes=[torch]",
+            "bench.texts=4",
+            "bench.blocks=4",
+            "bench.loads=2",
+        ),
         *("bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0", f"hydra.sweep.dir={place / 'sweep'}"),
     ]
     environment = {**os.environ, "COMPRESSOR_CACHE": str(place / "cache"), "HF_HUB_OFFLINE": "1"}

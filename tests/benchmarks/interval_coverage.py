@@ -20,7 +20,7 @@ from compressor.tasks.metrics import Accuracy
 
 TRUTH = 1.5
 GAP = -0.04
-LEVELS = {"quick": (1, 4, 3, 20), "standard": (5, 3, 4, 20), "publish": (10, 4, 3, 40)}  # rounds, loads, blocks, texts
+LEVELS = {"quick": (1, 6, 2, 20), "standard": (5, 3, 4, 20), "publish": (10, 3, 4, 40)}  # rounds, loads, blocks, texts
 TARGET = (0.93, 0.97)
 
 
