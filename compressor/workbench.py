@@ -94,6 +94,8 @@ class Workbench(Context):
         self.workspace = workspace
         self.logger = logging.getLogger(f"compressor.{self.link.name}")
         self._links = links[: position + 1]
+        nth = sum(link.name == self.link.name for link in self._links)
+        self._label = self.link.name if nth == 1 else f"{self.link.name} {nth}"  # its curves are not the first one's
         self._teacher_key = teacher_key
         self._data = data
         self._threads = threads
@@ -168,12 +170,6 @@ class Workbench(Context):
             label=self._label if stage == "train" else f"{self._label} {stage}",
             logger=self.logger,
         )
-
-    @property
-    def _label(self) -> str:
-        """What the link is called where curves are drawn; a method's second link in a chain is another."""
-        nth = sum(link.name == self.link.name for link in self._links)
-        return self.link.name if nth == 1 else f"{self.link.name} {nth}"
 
     def _extra_examples(self, texts: Sequence[str]) -> tuple[Example, ...]:
         """Return a method's own texts as unlabelled examples, with ids past those of the task."""

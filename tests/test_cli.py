@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from toy_files import write_checkpoint, write_data  # noqa: E402 - found through the line above
 
-QUICK = ("bench.texts=4", "bench.blocks=4", "bench.loads=2", "bench.warmup_calls=2", "bench.memory=false")
+QUICK = ("bench.texts=4", "bench.blocks=4", "bench.loads=4", "bench.warmup_calls=2", "bench.memory=false")
 
 
 @pytest.fixture(scope="module")

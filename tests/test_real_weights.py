@@ -28,7 +28,7 @@ def fetched(asset_cache):
 def test_drop_layers_then_int8_on_the_default_teacher_and_task(fetched, tmp_path) -> None:
     arguments = (
         *("method=[drop_layers,int8_dynamic]", "student.layers=6", "task.train_limit=1600", "teacher.train.epochs=1"),
-        *("bench.runtimes=[onnxruntime]", "bench.blocks=4", "bench.loads=2", "bench.texts=8", "bench.memory=false"),
+        *("bench.runtimes=[onnxruntime]", "bench.blocks=4", "bench.loads=4", "bench.texts=8", "bench.memory=false"),
         f"hydra.run.dir={tmp_path / 'run'}",
     )
     ended = subprocess.run(

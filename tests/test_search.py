@@ -236,7 +236,7 @@ def command(place: Path, *arguments: str, method: str = "drop_layers") -> subpro
             "bench.runtimes=[torch]",
             "bench.texts=4",
             "bench.blocks=4",
-            "bench.loads=2",
+            "bench.loads=4",
         ),
         *("bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0", f"hydra.sweep.dir={place / 'sweep'}"),
     ]

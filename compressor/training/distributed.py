@@ -6,8 +6,10 @@ parameters without gradient and modules that hooks exchange then need no special
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -99,4 +101,16 @@ def join_ranks(device: str) -> Ranks:
     """
     from accelerate import Accelerator
 
+    _leave_at_exit()
     return Ranks(Accelerator(cpu=device == "cpu", mixed_precision="no"))
+
+
+@cache
+def _leave_at_exit() -> None:
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Leave the process group: torn down by the interpreter, gloo's threads now and then abort a process that had finished."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -80,7 +80,7 @@ def sweep(
         *("teacher=checkpoint", f"teacher.checkpoint={place / 'teacher'}", "teacher.train.epochs=10"),
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
         *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4"),
-        *("bench.blocks=4", "bench.loads=2", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
+        *("bench.blocks=4", "bench.loads=4", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
         *(f"cell.stall_s={stall_s}", "cell.memory_gb=4", "cell.log_mb=1", f"hydra.sweep.dir={place / 'sweep'}"),
         f"hydra.sweep.subdir={subdir}",
         *LAUNCHERS[launcher],

@@ -48,7 +48,7 @@ class _Trial:
             *("teacher=checkpoint", f"teacher.checkpoint={self.place / 'teacher'}", "teacher.train.epochs=10"),
             *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
             *("task=file", f"task.train={self.place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4"),
-            *("bench.blocks=4", "bench.loads=2", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
+            *("bench.blocks=4", "bench.loads=4", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
             *("train.epochs=2", "train.learning_rate=1e-3", "train.checkpoint_seconds=0"),
         ]
 

@@ -140,7 +140,7 @@ def run(
         *("teacher=checkpoint", f"teacher.checkpoint={folder / 'teacher'}", "teacher.train.epochs=10"),
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
         *("task=file", f"task.train={folder / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4"),
-        *("bench.blocks=4", "bench.loads=2", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
+        *("bench.blocks=4", "bench.loads=4", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
     ]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
