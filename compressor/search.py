@@ -173,9 +173,8 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             values = [measured(result, objective) for objective in self.objectives]
         except Hopeless as error:
             trial.set_user_attr("why", str(error))
-            if (
-                self.within is not None
-            ):  # else the sampler ranks it before those that were measured and missed the bound
+            # without it the sampler ranks the trial before those that were measured and missed the bound
+            if self.within is not None:
                 trial.set_constraint(_LOSS, self.within or 1.0)
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
             return

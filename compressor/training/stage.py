@@ -202,7 +202,8 @@ class Stage:
         self.at.spend(time.monotonic() - started)
         record = self.at.end_epoch(dict(found.scores), score if better else None)
         self.logger.info("epoch %d of %d: %s", record.epoch, self.settings.epochs, _worded(record))
-        return epoch_values(record.epoch, self.settings.epochs, found.scores, best=self.at.best_score or score)
+        assert self.at.best_score is not None
+        return epoch_values(record.epoch, self.settings.epochs, found.scores, best=self.at.best_score)
 
     def _write(self, store: Checkpoints) -> None:
         if self.ranks.is_main:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/instrument.py [--trials 100] [--out instrument.jsonl] [--only NAME ...] [--model FOLDER]
 
-Every trial is a whole comparison by `measure_latency` in fresh processes, judged as a run judges it: of a tiny encoder in 24
+Every trial is a whole comparison by `measure_latency` in fresh processes, judged as a run judges it: of a tiny encoder in 36
 loads, for its calls of a millisecond are noisy and loading costs it nothing; with `--model`, of a saved model in the loads of
 `bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped. Printed at
 the end, for each test: how often which verdict was given, how far the estimates lie from the truth, and whether the target is
@@ -45,7 +45,7 @@ from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer  # 
 from compressor.timing import judge_rounds  # noqa: E402
 
 SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
-TINY = BenchConfig(runtimes=["torch"], loads=24, blocks=72, timeout_s=120, warmup_seconds=0.02)
+TINY = BenchConfig(runtimes=["torch"], loads=36, blocks=72, texts=10, timeout_s=120, warmup_seconds=0.02)
 QUICK = BenchConfig(runtimes=["torch"])
 
 
