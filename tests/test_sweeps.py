@@ -1,9 +1,11 @@
-"""Every sweep file: W&B's own code makes the command lines, and each of them composes to a run."""
+"""Every sweep file: W&B's own code makes the command lines, each of them composes to a run, and some are run."""
 
 from __future__ import annotations
 
 import itertools
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,14 @@ from hydra import initialize_config_dir
 from compressor import compose, registry
 from compressor.config import TrackingConfig
 
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+
+import sweep_files  # noqa: E402 - found through the line above
+
 utils = pytest.importorskip("wandb.sdk.launch.sweeps.utils")
 
 FILES = sorted((Path(__file__).parents[1] / "sweeps").glob("*.yaml"))
+PLACE = ["hydra.sweep.dir=multirun/${oc.env:WANDB_SWEEP_ID}", "hydra.sweep.subdir=${oc.env:WANDB_RUN_ID}"]
 TOP_LEVEL = {"project", "method", "metric", "command", "parameters"}
 
 
@@ -54,7 +61,7 @@ def command_line(sweep: dict, parameters: dict) -> list[str]:
     """Let W&B turn drawn values into the arguments that its agent runs."""
     given = utils.create_sweep_command_args({"args": {k: {"value": v} for k, v in parameters.items()}})
     entry, arguments = utils.make_launch_sweep_entrypoint(given, sweep["command"])
-    assert entry[-4:] == ["python", "-m", "compressor", "tracking=wandb"]
+    assert entry[1:] == ["python", "-m", "compressor", "-m", "tracking=wandb", *PLACE]
     return ["tracking=wandb", *arguments]
 
 
@@ -80,3 +87,19 @@ def test_every_command_line_of_a_sweep_composes(file: Path, methods) -> None:
         assert "+".join(step.name for step in run.chain) == drawn["method"].strip("[]").replace(",", "+")
         if "seed" in drawn:
             assert run.seed == drawn["seed"]
+
+
+@pytest.mark.network
+@pytest.mark.slow
+def test_what_wandbs_library_draws_runs_under_wandbs_agent(tmp_path: Path) -> None:
+    try:
+        library = sweep_files.library(tmp_path / "library")
+    except subprocess.CalledProcessError:
+        pytest.skip("the package index is unreachable")
+    toy = sweep_files.toy(tmp_path)
+    for file in FILES:
+        found = sweep_files.execute(file, library, tmp_path / "agents" / file.stem, 1, toy)
+        assert not found.failures
+        assert len(found.runs) == 1 and found.runs[0]["objective"] > 0.6
+    again = sweep_files.draw(library, FILES[0], found.runs)
+    assert again is not None and set(again) == set(found.runs[0]["config"])
