@@ -27,6 +27,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from compressor import gate
 from compressor.config import (
     BenchConfig,
     CellConfig,
@@ -86,6 +87,7 @@ def register(registry: Registry) -> None:
         store.store(group="method", name=name, node=node, package="_global_", provider=entry.distribution)
     packages = {entry.method.__module__.partition(".")[0] for entry in registry.methods.values()}
     _PluginConf.packages = tuple(sorted(p for p in packages if _has_conf(p)))
+    gate.watch()
     if _PluginConf not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(_PluginConf)
 
@@ -125,11 +127,13 @@ def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
     known = option_names(registry)
     groups = {path.name for path in conf_folder().iterdir() if path.is_dir()}
     typed, _ = get_args_parser().parse_known_args(list(arguments))
+    gate.check_flags(typed)
     overrides = [_parsed(text) for text in typed.overrides]
     if sum(override.key_or_group == "method" for override in overrides) > 1:
         raise ConfigError("method= is typed twice, and Hydra would drop the first", hint="method=[FIRST,SECOND]")
     for override in overrides:
         key = override.key_or_group.partition("@")[0]
+        gate.check_typed(key, [override.input_line, override.value()])
         if key == "method":
             for name in _method_names(override):
                 registry.get(name)
@@ -293,6 +297,7 @@ def _require_plain(value: Any, option: str) -> None:
         for key, below in value.items():
             _require_plain(below, f"{option}.{key}" if option else str(key))
         return
+    gate.check_secrets(option, value)
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, float) and not math.isfinite(item):
             raise ConfigError(f"{option}={value}", allowed="finite numbers")

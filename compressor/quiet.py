@@ -6,12 +6,14 @@ import logging
 import os
 import warnings
 
+from compressor.telemetry import silence
+
 
 def quiet_libraries() -> None:
     """Silence progress bars, advice and warnings of the libraries; errors still raise."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    silence()
     warnings.simplefilter("ignore")
     # Before transformers is imported: it imports these where they are installed, and they talk while they load.
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):

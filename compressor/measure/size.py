@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from compressor.artifact import Form, parameter_count
 from compressor.runtimes.base import the_only
+from compressor.telemetry import import_openvino
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,9 +68,7 @@ def count_parameters(form: Form, module: nn.Module | None, folder: Path | None) 
 
         graph = onnx.load(str(the_only(folder, ".onnx")), load_external_data=False).graph
         return sum(math.prod(i.dims) for i in graph.initializer if not i.name.endswith(NO_WEIGHTS))
-    import openvino
-
-    model = openvino.Core().read_model(the_only(folder, ".xml"))
+    model = import_openvino().Core().read_model(the_only(folder, ".xml"))
     sizes = [math.prod(op.get_output_shape(0)) for op in model.get_ops() if op.get_type_name() == "Constant"]
     return sum(size for size in sizes if size > 1)
 

@@ -13,6 +13,7 @@ from compressor.errors import CompressorError, MeasureError
 from compressor.families import forward_inputs
 from compressor.measure.size import weight_files
 from compressor.runtimes.base import the_only
+from compressor.telemetry import import_openvino
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,9 +176,7 @@ def openvino_macs(path: Path, shape: tuple[int, ...]) -> int:
     Raises:
         MeasureError: An operator hides products.
     """
-    import openvino
-
-    model = openvino.Core().read_model(path)
+    model = import_openvino().Core().read_model(path)
     model.reshape({given.get_any_name(): list(shape) for given in model.inputs})
     macs = 0
     for op in model.get_ops():
@@ -202,9 +201,7 @@ def _stored_bits(form: Form, folder: Path) -> int:
         graph = onnx.load(str(the_only(folder, ".onnx")), load_external_data=False).graph
         return sum(math.prod(i.dims) * _onnx_bits(i.data_type) for i in graph.initializer)
     if form is Form.openvino:
-        import openvino
-
-        model = openvino.Core().read_model(the_only(folder, ".xml"))
+        model = import_openvino().Core().read_model(the_only(folder, ".xml"))
         constants = [op for op in model.get_ops() if op.get_type_name() == "Constant"]
         return sum(math.prod(op.get_output_shape(0)) * op.get_element_type().bitwidth for op in constants)
     from safetensors import safe_open

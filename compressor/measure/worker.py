@@ -18,6 +18,7 @@ from typing import Any
 
 from compressor.commit import write_json_atomic
 from compressor.errors import CompressorError
+from compressor.telemetry import silence
 
 _KINDS = {
     "score": "compressor.measure.score_job",
@@ -33,6 +34,7 @@ def main(argv: list[str]) -> int:
     job = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
     out = Path(job["out"])
     _die_with_parent(job.get("parent"))
+    silence()
     if job.get("talk") is not None:
         _cap_files()
     if job.get("cores"):

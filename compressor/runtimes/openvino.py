@@ -13,6 +13,7 @@ from compressor.errors import MeasureError, MissingExtra
 from compressor.machine import native_bf16
 from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, readable, the_only
 from compressor.runtimes.torch_eager import NO_BF16
+from compressor.telemetry import import_openvino
 
 if TYPE_CHECKING:
     from openvino import CompiledModel
@@ -31,9 +32,7 @@ class OpenVino(Runtime):
     def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
         if OpenVino.available(self):
             raise MissingExtra.of("openvino", "openvino")
-        import openvino
-
-        core = openvino.Core()
+        core = import_openvino().Core()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
             "INFERENCE_NUM_THREADS": threads,

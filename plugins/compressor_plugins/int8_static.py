@@ -200,13 +200,10 @@ def number_names(model: Any) -> None:
 
 
 def _libraries() -> tuple[Any, Any]:
-    """Import openvino and nncf; NNCF reports each call to its makers if it can, and is not let."""
-    absent = object()
-    before = sys.modules.get("openvino_telemetry", absent)
+    """Import openvino and nncf; they report imports and calls to their makers if they can, and are not let."""
     logger_class = logging.getLoggerClass()
     try:
-        if "nncf" not in sys.modules:
-            sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import nncf
@@ -215,10 +212,6 @@ def _libraries() -> tuple[Any, Any]:
         raise MissingExtra.of(error.name or "nncf", "openvino") from error
     finally:
         logging.setLoggerClass(logger_class)  # NNCF replaces it for everybody
-        if before is absent:
-            sys.modules.pop("openvino_telemetry", None)
-        else:
-            sys.modules["openvino_telemetry"] = before  # type: ignore[assignment]
     return openvino, nncf
 
 

@@ -1,0 +1,148 @@
+"""What neither a command line nor a config file may say, since Hydra would act on it: which code is called, and secrets.
+
+Hydra builds objects from what a config names: callbacks, handlers of log lines, its own plugins. Parameters may come from a
+sweep's server, and a config with somebody's experiments: what Hydra composes is looked at before Hydra acts on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.plugins import Plugins
+from omegaconf import DictConfig, OmegaConf
+
+from compressor.errors import ConfigError
+
+_TYPED: Final = re.compile(
+    r"hydra\.(run\.dir|sweep\.(dir|subdir)|mode|(sweeper(?!\.params)|launcher)\..+)|hydra/(sweeper|launcher)"
+)
+_CALLBACKS: Final = {"sweep": {"_target_": "compressor.compose.Sweep"}}
+_NO_LOG: Final = {"version": 1, "root": None, "disable_existing_loggers": False}
+_PLUGINS: Final = ("launcher", "sweeper")
+_OWN_VARIABLES: Final = "COMPRESSOR_"
+_USER: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s@]+@", re.IGNORECASE)
+
+
+def check_flags(typed: Namespace) -> None:
+    """Refuse the flag of Hydra's that unpickles a file.
+
+    Raises:
+        ConfigError: It was typed.
+    """
+    if typed.experimental_rerun:
+        raise ConfigError("--experimental-rerun reads a pickle, which may run anything", hint="the options of run.yaml")
+
+
+def check_typed(key: str, value: object) -> None:
+    """Refuse a typed option that is not for the command line.
+
+    Args:
+        key: As typed, without `+`.
+        value: What it is set to.
+
+    Raises:
+        ConfigError: It is Hydra's own business, names code to be called, or holds a password.
+    """
+    if key.startswith("hydra") and not _TYPED.fullmatch(key):
+        raise ConfigError(
+            f"option '{key}' is not one to be set",
+            allowed="hydra.run.dir, hydra.sweep.dir, hydra.sweep.subdir, hydra/launcher, hydra/sweeper and their options",
+            hint="NAME=VALUE python -m compressor ... for an environment variable" if "env_set" in key else "",
+        )
+    _refuse_code(key, value)
+    check_secrets(key, value)
+
+
+def check_secrets(option: str, value: object) -> None:
+    """Refuse an address with a user in it: options are stored with the run, in its report and in its copies.
+
+    Raises:
+        ConfigError: The option, without the value.
+    """
+    for text in _texts(value):
+        if _USER.search(text):
+            raise ConfigError(
+                f"{option} holds an address with a user or a password in it, and options are stored with each run",
+                allowed="addresses without",
+                hint="HF_TOKEN=... python -m compressor ..., or a .netrc file",
+            )
+
+
+def watch() -> None:
+    """Have each config that Hydra composes in this process checked; Hydra itself has no place to look at one before it acts."""
+    load = ConfigLoaderImpl.load_configuration
+    if hasattr(load, "__wrapped__"):
+        return
+
+    @functools.wraps(load)
+    def checked(self: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
+        config = load(self, *arguments, **options)
+        check_composed(
+            OmegaConf.to_container(config.hydra, resolve=False), list(Plugins.instance().class_name_to_class)
+        )
+        return config
+
+    ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # Hydra offers no other place
+
+
+def check_composed(config: Any, plugins: list[str]) -> None:
+    """Refuse a config of Hydra's that makes it call anything but Hydra, its installed plugins and us.
+
+    Args:
+        config: The node `hydra`.
+        plugins: Classes of Hydra's plugins that are installed.
+
+    Raises:
+        ConfigError: What it says.
+    """
+    if config["callbacks"] != _CALLBACKS:
+        raise ConfigError("hydra.callbacks: no config names code to be called", allowed="the one of conf/config.yaml")
+    for name in ("job_logging", "hydra_logging"):
+        if config[name] != _NO_LOG:
+            raise ConfigError(f"hydra.{name}: no config names code to be called", allowed=f"hydra/{name}=none")
+    if foreign := [name for name in config["job"]["env_set"] if not name.startswith(_OWN_VARIABLES)]:
+        raise ConfigError(
+            f"hydra.job.env_set: {', '.join(foreign)}",
+            allowed="variables of the shell: NAME=VALUE python -m compressor",
+        )
+    for name in _PLUGINS:
+        target = (config[name] or {}).get("_target_")
+        if target is not None and target not in plugins:
+            raise ConfigError(
+                f"hydra.{name}._target_={target}", allowed="installed plugins of Hydra: hydra/launcher, hydra/sweeper"
+            )
+        _refuse_code(f"hydra.{name}", {k: v for k, v in (config[name] or {}).items() if k != "_target_"})
+    for key, value in ((config["sweeper"] or {}).get("params") or {}).items():
+        check_typed(str(key).lstrip("+~"), value)
+
+
+def _refuse_code(option: str, value: object) -> None:
+    named = any(key.startswith("_") and key.endswith("_") for key in (*option.split("."), *_keys(value)))
+    if named or any("_target_" in text for text in _texts(value)):
+        raise ConfigError(f"{option}: no config names code to be called", allowed="plain values")
+
+
+def _keys(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            yield str(key)
+            yield from _keys(below)
+    elif isinstance(value, (list, tuple)):
+        for below in value:
+            yield from _keys(below)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for below in value.values():
+            yield from _texts(below)
+    elif isinstance(value, (list, tuple)):
+        for below in value:
+            yield from _texts(below)
+    elif value is not None:
+        yield str(value)

@@ -1,0 +1,133 @@
+"""What neither a command line nor a config file may say: code to be called, and secrets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from compressor import compose, gate, registry
+from compressor.errors import ConfigError
+
+NO_CODE = {
+    "callbacks": {"sweep": {"_target_": "compressor.compose.Sweep"}},
+    "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
+    "hydra_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
+    "job": {"env_set": {"COMPRESSOR_SWEEP": "x"}},
+    "launcher": {"_target_": "a.Launcher"},
+    "sweeper": {"_target_": "a.Sweeper", "params": {"experiment": "glob(*)"}},
+}
+PLUGINS = ["a.Launcher", "a.Sweeper"]
+
+
+@pytest.fixture(scope="module")
+def methods():
+    known = registry.load()
+    compose.register(known)
+    return known
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("+hydra.callbacks.x={_target_: builtins.open, file: canary, mode: w}", "hydra.callbacks.x"),
+        ("hydra/job_logging=default", "hydra/job_logging"),
+        ("+hydra.job_logging.handlers.x={class: logging.FileHandler, filename: canary}", "hydra.job_logging"),
+        ("hydra.sweeper._target_=os.system", "code"),
+        ("hydra.launcher={_target_: os.system}", "hydra.launcher"),
+        ("+hydra.launcher.x={a: [{_target_: os.system}]}", "code"),
+        ("+hydra.sweeper.params={seed: 1}", "hydra.sweeper.params"),
+        ("+hydra.job.env_set.HF_TOKEN=secret", "hydra.job.env_set.HF_TOKEN"),
+        ("student={_target_: os.system}", "code"),
+        ("method.distill.temperature=1,{_target_: os.system}", "code"),
+        ("+hydra.searchpath=[file:///tmp]", "hydra.searchpath"),
+        ("~hydra.callbacks", "hydra.callbacks"),
+    ],
+)
+def test_a_typed_option_names_no_code(typed: str, told: str, methods) -> None:
+    with pytest.raises(ConfigError, match=told.replace(".", r"\.")) as caught:
+        compose.check_overrides([typed], methods)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("hydra.run.dir=x", "hydra.sweep.dir=x", "hydra.sweep.subdir=${oc.env:WANDB_RUN_ID}", "hydra/launcher=joblib"),
+        *("hydra/sweeper=optuna", "hydra.sweeper.within=1.0", "hydra.launcher.n_jobs=2", "task.dataset=org/name"),
+        *("teacher.checkpoint=https://host/path", "task.train=a@b.csv"),
+    ],
+)
+def test_what_is_for_the_user_to_say_passes(typed: str, methods) -> None:
+    compose.check_overrides([typed], methods)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "task.dataset=https://me:hunter2@host/data",
+        "teacher.checkpoint=git+ssh://hunter2@host/x",
+        "seed=1,hub://hunter2@x",
+    ],
+)
+def test_an_address_with_a_password_is_refused_without_printing_it(typed: str, methods) -> None:
+    with pytest.raises(ConfigError, match="password") as caught:
+        compose.check_overrides([typed], methods)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_the_flag_that_unpickles_is_refused(methods) -> None:
+    with pytest.raises(ConfigError, match="pickle"):
+        compose.check_overrides(["--experimental-rerun", "config.pickle"], methods)
+
+
+def test_our_own_config_passes() -> None:
+    gate.check_composed(NO_CODE, PLUGINS)
+
+
+@pytest.mark.parametrize(
+    ("node", "value", "told"),
+    [
+        ("callbacks", {**NO_CODE["callbacks"], "x": {"_target_": "os.system"}}, "hydra.callbacks"),
+        ("callbacks", {"sweep": {"_target_": "compressor.compose.Sweep", "command": "x"}}, "hydra.callbacks"),
+        ("job_logging", {"version": 1, "handlers": {"x": {"()": "os.system"}}}, "hydra.job_logging"),
+        ("hydra_logging", {"version": 1, "handlers": {"x": {"()": "os.system"}}}, "hydra.hydra_logging"),
+        ("job", {"env_set": {"LD_PRELOAD": "x.so"}}, "LD_PRELOAD"),
+        ("launcher", {"_target_": "os.system"}, "installed plugins"),
+        ("sweeper", {"_target_": "a.Sweeper", "sampler": {"_target_": "os.system"}}, "code"),
+        ("sweeper", {"_target_": "a.Sweeper", "params": {"seed": "{_target_: os.system}"}}, "code"),
+        ("sweeper", {"_target_": "a.Sweeper", "params": {"+hydra.callbacks.x": "y"}}, "hydra.callbacks.x"),
+    ],
+)
+def test_a_composed_config_names_no_code(node: str, value: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=told.replace(".", r"\.")):
+        gate.check_composed({**NO_CODE, node: value}, PLUGINS)
+
+
+@pytest.mark.parametrize(
+    "hydra",
+    [
+        "callbacks: {x: {_target_: builtins.open, file: CANARY, mode: w}}",
+        "job_logging: {handlers: {x: {class: logging.FileHandler, filename: CANARY}}, root: {handlers: [x]}}",
+        "sweeper: {_target_: os.system, command: touch CANARY}",
+    ],
+)
+def test_somebodys_experiment_runs_no_code_of_theirs(hydra: str, tmp_path: Path) -> None:
+    folder = tmp_path / "theirs" / "experiment"
+    folder.mkdir(parents=True)
+    canary = tmp_path / "canary"
+    text = f"# @package _global_\nhydra:\n  {hydra.replace('CANARY', str(canary))}\n"
+    (folder / "nice.yaml").write_text(text)
+    ended = subprocess.run(
+        [sys.executable, "-m", "compressor", "-m", "--config-dir", "theirs", "experiment=nice", "seed=-1"],
+        cwd=tmp_path,
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2 and "ConfigError: hydra." in ended.stderr, ended.stderr
+    assert not canary.exists()
