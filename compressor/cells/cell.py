@@ -133,9 +133,7 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
                 ended("interrupted", INTERRUPTED, output)
                 raise
             if (result := _finished(cell.folder)) is not None and result.run_key == key:
-                if (
-                    ending.code != 0 and ending.stop is None
-                ):  # its process died after the run, and may have sent nothing
+                if ending.code != 0 and ending.stop is None:  # it died after its run, and may have sent nothing
                     _catch_up(cell.folder, composed, screen)
                 return Outcome(result=result, code=0)
             if ending.survivors:
