@@ -182,7 +182,8 @@ def _teller(cfg: Any, overrides: tuple[str, ...], methods: Registry) -> Callable
 
     def composed() -> Composed:
         config = compose.to_run_config(cfg, overrides, methods)
-        return Composed(config=config, values=compose.to_plain(cfg), limits=compose.cell_limits(cfg))
+        limits, tracking = compose.cell_limits(cfg), compose.tracking(cfg)
+        return Composed(config=config, values=compose.to_plain(cfg), limits=limits, tracking=tracking)
 
     return composed
 

@@ -64,7 +64,7 @@ def floors(done: Mapping[Path, RunResult], *, within: float | None, startup: int
 
 
 def _curve(folder: Path, metric: str) -> dict[Mark, float]:
-    """Return the scores of the chain's last training that a run noted; one that was taken over from elsewhere noted none."""
+    """Return the scores of the chain's last training that a run noted."""
     stages: dict[str, dict[Mark, float]] = {}
     for values in journal.read(folder / LOSSES):
         mark, score = mark_of(values["stage"], values), score_of(values, metric)

@@ -26,8 +26,9 @@ from compressor.pretrained import Loaded, head_parameters
 from compressor.tasks.base import Example, Task
 from compressor.tasks.data import TaskData
 from compressor.tokens import tokenizer_hash
-from compressor.training.checkpoint import held
+from compressor.training.checkpoint import held, told_of
 from compressor.training.distributed import Ranks, join_ranks
+from compressor.training.progress import silent_progress
 from compressor.training.session import evaluate_examples, train_on_labels
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 CLEARLY = 2.0  # standard errors by which another order of nameless labels must fit better to be believed
 _CODE = ("training", "tasks", "teacher.py", "pretrained.py")  # what makes a teacher
+_LABEL = "teacher"  # of its training, where progress is shown
 logger = logging.getLogger(__name__)
 
 
@@ -145,12 +147,13 @@ def prepare(
     if not loaded.trained and not loaded.artifact.trainable:
         raise Incompatible(f"teacher.checkpoint={config.checkpoint} needs a new head and cannot be trained")
     key = _key(config, loaded, task, data, machine, seed)
-    folder = assets.cache_root() / "teachers" / key
+    folder, stage = assets.cache_root() / "teachers" / key, assets.cache_root() / "stages" / f"teacher-{key}"
     ranks = join_ranks(machine.device)
     with held(folder, ranks, logger):
         ready = _cached(folder, key)
         if not ranks.agree(ready is None)[0]:
             assert ready is not None
+            _recall(stage, progress if ranks.is_main else silent_progress())
             return ready
         seconds, notes = 0.0, dict[str, Any]()
         if not loaded.trained:
@@ -161,8 +164,9 @@ def prepare(
                 config.train,
                 seed=seed,
                 device=machine.device,
-                checkpoints=assets.cache_root() / "stages" / f"teacher-{key}",
+                checkpoints=stage,
                 progress=progress,
+                label=_LABEL,
             )
             seconds, notes = result.seconds, result.summary()
         validation = _validate(loaded, task, data, machine.device)
@@ -170,6 +174,13 @@ def prepare(
         record: dict[str, Any] = {"seconds": seconds, "validation": dict(validation), "notes": notes}
         _keep(loaded.artifact, folder, record, ranks)
     return Teacher(artifact=loaded.artifact, folder=folder, key=key, from_cache=False, **record)
+
+
+def _recall(stage: Path, progress: Progress) -> None:
+    """Tell of the training that another run made the teacher by, if it is still kept."""
+    if lines := told_of(stage).lines():
+        with progress.task(_LABEL, lines[-1][0], lines[-1][0]) as bar:
+            bar.recall(lines)
 
 
 def _cached(folder: Path, key: str) -> Teacher | None:

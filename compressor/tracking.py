@@ -1,8 +1,8 @@
 """Mirror finished runs to Weights & Biases: `python -m compressor.tracking FOLDER...`.
 
 The run folder is the truth and this is a copy of it, made in a process of its own: a server that is slow, full or away, or a
-library that crashes, costs the copy and nothing else. The same command makes it again; a run keeps its identity there, so that
-a second copy replaces the first.
+library that crashes, costs the copy and nothing else. The same command makes it again; a run keeps its identity there, which a
+note beside its folder remembers, so that a second copy replaces the first.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import argparse
 import importlib.util
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from compressor.commit import MANIFEST, sha256_file
-from compressor.compare.runs import Run, load_runs
+from compressor import account, commit, copies
+from compressor.commit import MANIFEST
+from compressor.compare.runs import Rejected, Run, Why, load_runs
 from compressor.config import TrackingConfig
-from compressor.errors import CompressorError, MissingExtra, StoreError
+from compressor.copies import Copy
+from compressor.errors import CompressorError, ConfigError, MissingExtra, StoreError, told_as
 from compressor.machine import module_paths
 from compressor.report.html import PAGE
 from compressor.report.html.grids import without_texts
@@ -49,23 +53,56 @@ def start(folder: Path, wanted: TrackingConfig) -> str:
 
     Nothing is raised: a run that is finished is not undone by its copy.
     """
-    command = [sys.executable, "-P", "-m", "compressor.tracking", str(folder), "--project", wanted.project]
-    command += ["--mode", wanted.mode, *(["--entity", wanted.entity] if wanted.entity else [])]
-    command += ["--models"] if wanted.models else []
+    try:
+        planned = copies.wanted(folder, wanted.project, wanted.entity, wanted.project)
+        for copy in planned:  # if this one is lost, the next is made under the same name
+            copies.note(folder, copy)
+    except OSError as error:
+        return f"not mirrored: {error}"
+    options = _options(wanted, planned[-1])
+    command = [sys.executable, "-P", "-m", "compressor.tracking", str(folder), *options]
     environment = {**os.environ, "PYTHONPATH": module_paths(), "WANDB_SILENT": "true"}
-    again = f"the run folder is whole; again: python -m compressor.tracking {folder}"
     try:
         ended = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=wanted.timeout_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"not mirrored within {wanted.timeout_s:g} s; {again}"
+        return f"not mirrored within {wanted.timeout_s:g} s; {_again(folder, options)}"
     except OSError as error:
-        return f"not mirrored: {error}; {again}"
+        return f"not mirrored: {error}; {_again(folder, options)}"
     said = [line for line in (ended.stdout + ended.stderr).splitlines() if line.strip()]
     if ended.returncode != 0:
-        return f"not mirrored: {_why(ended.returncode, said)}; {again}"
+        return f"not mirrored: {_why(ended.returncode, said)}; {_again(folder, options)}"
     return said[-1] if said else "mirrored"
+
+
+def catch_up(folder: Path, wanted: TrackingConfig) -> str | None:
+    """Mirror a run that was finished before, unless its copy is made; return what became of it, in a line.
+
+    For a run that W&B's agent started this is a copy under that run's name, whoever had mirrored the folder for another.
+    """
+    if wanted.kind == "none":
+        return None
+    goes_online = account.mode_of(wanted.mode) == "online"
+    made = copies.wanted(folder, wanted.project, wanted.entity, wanted.project)
+    if all(copy.sent == "online" or (copy.sent and not goes_online) for copy in made):
+        return None
+    return start(folder, wanted)
+
+
+def _options(wanted: TrackingConfig, copy: Copy) -> list[str]:
+    """Return what is typed to make a copy where it belongs."""
+    typed = ["--project", copy.project] if copy.project else []
+    typed += ["--entity", copy.entity] if copy.entity else []
+    typed += ["--mode", wanted.mode] if wanted.mode != "auto" else []
+    return [*typed, "--models"] if wanted.models else typed
+
+
+def _again(folder: Path, options: Sequence[str]) -> str:
+    """Return what to type for another try, of a folder that can be mirrored."""
+    if not commit.is_complete(folder):
+        return "the run folder is damaged"
+    return f"the run folder is whole; again: python -m compressor.tracking {shlex.join([str(folder), *options])}"
 
 
 def _why(code: int, said: Sequence[str]) -> str:
@@ -76,30 +113,35 @@ def _why(code: int, said: Sequence[str]) -> str:
     return named[-1] if named else " ".join(line.strip() for line in said[-_SAID_LINES:]) or f"exit code {code}"
 
 
-def mirror(run: Run, wanted: TrackingConfig, *, directory: Path | None = None) -> str:
+def mirror(run: Run, wanted: TrackingConfig, copy: Copy, *, directory: Path | None = None) -> str:
     """Send one run to W&B, or write it where `wandb sync` finds it; return its place.
 
     Args:
         run: The run.
-        wanted: Project, entity, mode.
+        wanted: Mode, and whether models are sent.
+        copy: Under which name, and where; noted beside the run folder.
         directory: Where W&B keeps its files; unset: W&B's own rule (WANDB_DIR, else the current folder).
 
     Raises:
+        ConfigError: W&B is switched off.
         MissingExtra: wandb is not installed.
     """
     require(wanted)
     import wandb
 
-    mode: Any = wanted.mode
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    settings = wandb.Settings(console="off", disable_git=True, silent=True, x_disable_stats=True)
-    own: dict[str, Any] = {"id": identity(run), "resume": "allow"}
-    if os.environ.get("WANDB_RUN_ID"):
+    mode: Any = account.mode_of(wanted.mode)
+    if mode == "disabled":
+        raise ConfigError(
+            "WANDB_MODE=disabled: W&B writes and sends nothing", allowed="online, offline", hint="unset WANDB_MODE"
+        )
+    own: dict[str, Any] = {"id": copy.id, "resume": "allow"}
+    if os.environ.get(copies.RUN_ID):
         own = {}  # a sweep's agent gives its own
+    settings = wandb.Settings(console="off", disable_git=True, silent=True, x_disable_stats=True, sweep_id=copy.sweep)
+    copies.note(run.folder, copy)
     session = wandb.init(
-        project=wanted.project,
-        entity=wanted.entity,
+        project=copy.project,
+        entity=copy.entity,
         name=run.folder.name,
         config=config_of(run),
         mode=mode,
@@ -123,25 +165,29 @@ def mirror(run: Run, wanted: TrackingConfig, *, directory: Path | None = None) -
         session.log_artifact(_artifact(wandb, run, models=wanted.models))
     finally:
         session.finish()
-    if mode == "online":
-        return str(session.url)
-    return f"written offline; to send it: wandb sync {Path(session.dir).parent}"
+    sent = "offline" if session.offline else "online"
+    found = replace(copy, project=session.project or copy.project, entity=session.entity or copy.entity, sent=sent)
+    copies.note(run.folder, found, instead_of=copy)
+    if session.offline:
+        return f"written offline; to send it: wandb sync {Path(session.dir).parent}"
+    return str(session.url)
 
 
-def _mirrored(run: Run, wanted: TrackingConfig, directory: Path | None) -> str:
+def _mirrored(run: Run, wanted: TrackingConfig, copy: Copy, directory: Path | None) -> str:
     """Mirror, with what W&B raises as an error of ours."""
     require(wanted)
-    import wandb
+    import wandb  # noqa: F401 - one that cannot be imported is a fault of no run
 
-    try:
-        return mirror(run, wanted, directory=directory)
-    except wandb.errors.Error as error:
-        raise StoreError(f"W&B took no copy of {run.folder}: {error}", hint="--mode offline") from error
+    def refused(error: Exception) -> StoreError:
+        return StoreError(f"W&B took no copy of {run.folder}: {error}", hint="--mode offline")
+
+    with told_as(refused):
+        return mirror(run, wanted, copy, directory=directory)
 
 
 def identity(run: Run) -> str:
     """Return the id of a run there: its content's, so that a copy of the folder is the same run."""
-    return sha256_file(run.folder / MANIFEST)[:16]
+    return copies.content(run.folder)
 
 
 def config_of(run: Run) -> dict[str, Any]:
@@ -209,17 +255,6 @@ def _artifact(wandb: Any, run: Run, *, models: bool) -> Any:
     return artifact
 
 
-def _has_key() -> bool:
-    """Tell whether there is a key to log in with; it is looked for, never read out."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return "api.wandb.ai" in netrc.read_text(encoding="utf-8")
-    except OSError:
-        return False
-
-
 def _flat(prefix: str, values: object) -> Iterator[tuple[str, Any]]:
     if isinstance(values, Mapping):
         for key, value in values.items():
@@ -229,32 +264,52 @@ def _flat(prefix: str, values: object) -> Iterator[tuple[str, Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Mirror run folders, wherever they were made; the exit code is that of the first that could not be."""
+    """Mirror run folders, wherever they were made; the exit code is that of the first that could not be, the others are."""
     options = _parser().parse_args(arguments)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's library reports its crashes to its makers otherwise
+    default = TrackingConfig().project
     try:
-        wanted = TrackingConfig(
-            kind="wandb", project=options.project, entity=options.entity, mode=options.mode, models=options.models
-        )
+        project = default if options.project is None else options.project
+        wanted = TrackingConfig(kind="wandb", project=project, mode=options.mode, models=options.models)
         runs = load_runs(options.folders, verify=True)
-        for rejected in runs.rejected:
-            print(f"left out: {rejected.folder}: {rejected.reason}", file=sys.stderr)
-        for run in runs.runs:
-            print(_mirrored(run, wanted, options.dir))
     except CompressorError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-    if not runs.runs:
-        raise SystemExit(StoreError.exit_code)
+        raise SystemExit(_tell(error)) from None
+    codes = []
+    for rejected in runs.rejected:
+        print(f"left out: {rejected.folder}: {rejected.reason}", file=sys.stderr)
+        if _was_meant(rejected, options.folders):
+            codes.append(StoreError.exit_code)
+    for run in runs.runs:
+        for copy in copies.wanted(run.folder, options.project, options.entity, default):
+            try:
+                print(_mirrored(run, wanted, copy, options.dir))
+            except CompressorError as error:
+                codes.append(_tell(error))
+    raise SystemExit(next(iter(codes), 0))
+
+
+def _tell(error: CompressorError) -> int:
+    """Print an error; return its exit code."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _was_meant(rejected: Rejected, given: Sequence[Path]) -> bool:
+    """Tell whether a folder that is left out should have been mirrored: it holds a run, or was named."""
+    if rejected.why in (Why.damaged, Why.other_schema):
+        return True
+    return rejected.why is not Why.copy and rejected.folder in [path.resolve() for path in given]
 
 
 def _parser() -> argparse.ArgumentParser:
-    defaults = TrackingConfig()
     parser = argparse.ArgumentParser(
         prog="python -m compressor.tracking", description="Mirror finished run folders to Weights & Biases."
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders of them")
-    parser.add_argument("--project", default=defaults.project)
-    parser.add_argument("--entity", help="team or user; else the account's own")
+    parser.add_argument(
+        "--project", help=f"else where the run was mirrored to before; first {TrackingConfig().project}"
+    )
+    parser.add_argument("--entity", help="team or user; else as before; first the account's own")
     parser.add_argument("--mode", choices=["auto", "online", "offline"], default="auto", help="auto: online with a key")
     parser.add_argument("--models", action="store_true", help="upload the compressed models too")
     parser.add_argument("--dir", type=Path, help="where W&B keeps its files")

@@ -21,6 +21,7 @@ from compressor.errors import AssetError, ConfigError, Incompatible, StoreError,
 from compressor.machine import Machine
 from compressor.tasks.base import Example
 from compressor.tasks.data import load_task
+from compressor.training import journal
 from compressor.training.progress import silent_progress
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -83,6 +84,19 @@ def test_an_untrained_head_is_trained_once_and_cached(place, loaded, trained) ->
     assert again.from_cache and again.key == trained.key and again.validation == trained.validation
     for name, value in trained.artifact.model.state_dict().items():
         assert torch.equal(value, again.artifact.model.state_dict()[name])
+
+
+def test_a_run_that_finds_the_teacher_made_has_the_curve_of_its_training(place, loaded, monkeypatch, tmp_path) -> None:
+    in_another_cache(monkeypatch, place, "curves")
+
+    def curve(name):
+        noted = journal.Journal(silent_progress(), tmp_path / name)
+        found = teacher.prepare(own(place), *loaded, CPU, seed=0, progress=noted)
+        return found.from_cache, journal.read(tmp_path / name)
+
+    made, taken = curve("made"), curve("taken")
+    assert made[0] is False and taken[0] is True
+    assert made[1] and taken[1] == made[1] and {line["stage"] for line in made[1]} == {"teacher"}
 
 
 @pytest.mark.parametrize("changed", ["seed", "epochs", "weights", "data"])

@@ -10,15 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from compressor import commit
+from compressor import commit, tracking
 from compressor.cells import ledger
 from compressor.cells.child import INTERRUPTED, OUTCOME
 from compressor.cells.supervisor import Ending, Stop, supervise
-from compressor.config import CellConfig, RunConfig
+from compressor.config import CellConfig, RunConfig, TrackingConfig
 from compressor.errors import CompressorError, Hopeless, StoreError
 from compressor.machine import module_paths
 from compressor.registry import Registry
@@ -60,11 +60,13 @@ class Composed:
         config: The typed config.
         values: The same as JSON values.
         limits: Of the process.
+        tracking: Where a cell that was finished elsewhere or before is mirrored to; a run mirrors itself.
     """
 
     config: RunConfig
     values: Mapping[str, Any]
     limits: CellConfig
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +106,7 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
         key = run_key(composed.config, registry)
         if (before := _finished(cell.folder)) is not None and before.run_key == key:
             screen.line("finished", f"before, in {cell.folder}")
+            _catch_up(cell.folder, composed, screen)
             return Outcome(result=before, code=0)
         if before is not None:
             error = StoreError(
@@ -116,6 +119,7 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
                 result=RunResult(status=status, run_key=key, task="", seed=0, seconds_total=0.0), code=error.exit_code
             )
         if (twin := _finished_twin(cell, key)) is not None:
+            _catch_up(cell.sweep / twin, composed, screen)
             return ended(f"skipped(duplicate of {twin})", 0)
     except CompressorError as error:
         screen.failure(error)
@@ -129,6 +133,8 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
                 ended("interrupted", INTERRUPTED, output)
                 raise
             if (result := _finished(cell.folder)) is not None and result.run_key == key:
+                if ending.code != 0 and ending.stop is None:  # it died after its run, and may have sent nothing
+                    _catch_up(cell.folder, composed, screen)
                 return Outcome(result=result, code=0)
             if ending.survivors:
                 screen.line("warning", f"processes of the cell could not be ended: {ending.survivors}")
@@ -138,6 +144,12 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
     except CompressorError as error:  # the disk is full: the other cells may need less
         screen.failure(error)
         return ended(f"failed({type(error).__name__}: {error.got})", error.exit_code)
+
+
+def _catch_up(folder: Path, composed: Composed, screen: Screen) -> None:
+    """Mirror a run that stands already, where a mirror is wanted and its copy is not made."""
+    if (said := tracking.catch_up(folder, composed.tracking)) is not None:
+        screen.line("tracking", said)
 
 
 @contextmanager

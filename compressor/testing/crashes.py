@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from compressor.training.progress import Bar, Progress
@@ -34,4 +34,7 @@ class _Crash:
             raise CrashError("the second training step")
 
     def note(self, values: Mapping[str, float]) -> None:
+        return None
+
+    def recall(self, told: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         return None

@@ -29,13 +29,16 @@ from compressor.commit import (
     sweep_leftovers,
     verify,
     write_json_atomic,
+    write_text,
 )
 from compressor.errors import PluginError, StoreError
 from compressor.training.distributed import Ranks
+from compressor.training.journal import Told
 
 KEPT: Final = 2
 FINISHED: Final = "finished"
 _FACTS: Final = "state.json"
+_TOLD: Final = "losses.jsonl"
 _LOOK_S: Final = 0.5  # between two looks at a lock that another run has
 
 
@@ -46,10 +49,12 @@ class Snapshot:
     Attributes:
         parts: part (model, optimizer, rng, ...) -> name -> tensor.
         facts: JSON: step, epoch, position, history, what the stage was started with.
+        told: Its losses and scores up to here, see `journal.Told`.
     """
 
     parts: Mapping[str, Mapping[str, Tensor]]
     facts: Mapping[str, Any]
+    told: bytes = b""
 
 
 class Checkpoints:
@@ -129,6 +134,7 @@ class Checkpoints:
                 failpoint("checkpoint.part")
             facts = {**snapshot.facts, "identity": self.identity, "aliases": aliases}
             write_json_atomic(folder / _FACTS, facts)
+            write_text(folder / _TOLD, snapshot.told.decode())
 
     def _read(self, path: Path) -> Snapshot | None:
         """Read a checkpoint; None, with a warning, if it is damaged."""
@@ -139,6 +145,7 @@ class Checkpoints:
             verify(path)
             facts = read_json(path / _FACTS)
             parts = {part: load_file(path / f"{part}.safetensors") for part in facts["aliases"]}
+            told = (path / _TOLD).read_bytes()
         except (StoreError, SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             self.logger.warning("checkpoint %s is not used: %s", path, error)
             return None
@@ -151,7 +158,19 @@ class Checkpoints:
             )
         for part, names in facts["aliases"].items():
             parts[part] |= {name: parts[part][same] for name, same in names.items()}
-        return Snapshot(parts=parts, facts=facts)
+        return Snapshot(parts=parts, facts=facts, told=told)
+
+
+def told_of(folder: Path) -> Told:
+    """Return what a finished stage told of its steps and epochs, without reading its weights; nothing where it is not there."""
+    path = folder / FINISHED / _TOLD
+    try:
+        verify(path.parent, deep=False)
+        told = Told(path.read_bytes())
+        told.lines()
+    except (StoreError, OSError, ValueError):
+        return Told()
+    return told
 
 
 @contextmanager

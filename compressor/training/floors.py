@@ -5,7 +5,7 @@ They change no result: a training that reaches them is the one that it is withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,6 +90,9 @@ class _WatchedBar:
 
     def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
         self._bar.advance(amount, values)
+
+    def recall(self, told: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        self._bar.recall(told)
 
     def note(self, values: Mapping[str, float]) -> None:
         """See `Bar.note`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,6 +23,9 @@ class Bar(Protocol):
 
     def note(self, values: Mapping[str, float]) -> None:
         """Take values that are of no step, such as an epoch's scores."""
+
+    def recall(self, told: Iterable[tuple[int, Mapping[str, float]]]) -> None:
+        """Take what was told of steps and epochs before, in another process; it is no news, and shown nowhere."""
 
 
 class Progress(Protocol):
@@ -83,10 +86,13 @@ class _SilentBar:
         return None
 
     def note(self, values: Mapping[str, float]) -> None:
+        return None  # the training logs an epoch itself
+
+    def recall(self, told: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         return None
 
 
-class _LogBar:
+class _LogBar(_SilentBar):
     def __init__(self, logger: logging.Logger, label: str, total: float, done: float) -> None:
         self.logger, self.label, self.total, self.done, self.before = logger, label, total, done, done
         self.start = self.spoke = time.monotonic()
@@ -101,9 +107,6 @@ class _LogBar:
         self.logger.info(
             "%s: %.0f of %.0f, about %s left  %s", self.label, self.done, self.total, _clock(left_s), _shown(values)
         )
-
-    def note(self, values: Mapping[str, float]) -> None:
-        return None  # the training logs an epoch itself
 
 
 @contextmanager
@@ -123,13 +126,10 @@ def _terminal_bar(console: Console, label: str, total: float, done: float) -> It
     with RichProgress(*columns, console=console, transient=True, refresh_per_second=4) as drawn:
         key = drawn.add_task(label, total=int(total), completed=int(done), values="")
 
-        class Drawn:
+        class Drawn(_SilentBar):
             def advance(self, amount: float = 1.0, values: Mapping[str, float] | None = None) -> None:
                 fields: dict[str, Any] = {"values": _shown(values)} if values else {}
                 drawn.update(key, advance=amount, **fields)
-
-            def note(self, values: Mapping[str, float]) -> None:
-                return None
 
         yield Drawn()
 

@@ -20,6 +20,7 @@ from compressor.training.distributed import Ranks
 from compressor.training.evaluate import evaluate
 from compressor.training.floors import epoch_values
 from compressor.training.interrupts import Interrupted, StopRequest
+from compressor.training.journal import Told
 from compressor.training.optimization import Optimizer
 from compressor.training.outputs import run_model
 from compressor.training.precision import autocast, resolve_precision, training_attention
@@ -50,6 +51,7 @@ class Stage:
     at: Position = field(default_factory=Position)
     best: dict[str, Tensor] = field(default_factory=dict)
     resumed_from: str | None = None
+    told: Told = field(default_factory=Told)
     optimizer: Optimizer = field(init=False)
 
     @property
@@ -71,6 +73,7 @@ class Stage:
         """Run the epochs that are left and end with the chosen weights."""
         saved = time.monotonic()
         with self.progress.task(self.label, self.total_steps, self.at.step) as bar:
+            bar.recall(self.told.lines())
             while self.at.epoch < self.settings.epochs:
                 started = time.monotonic()
                 order = bucketed_order(self.train.lengths, self.group, self.seed, self.at.epoch)
@@ -78,6 +81,7 @@ class Stage:
                 while self.at.position < len(order):
                     terms = self._step(order[self.at.position])
                     self.at.add(terms, len(order[self.at.position]), self._tokens(order[self.at.position]))
+                    self.told.add(self.at.step, terms)
                     bar.advance(1, terms)
                     now = time.monotonic()
                     due = now - saved >= self.settings.checkpoint_seconds and self.at.position < len(order)
@@ -91,6 +95,7 @@ class Stage:
                         raise Interrupted(stop.signum or 15)
                 self.at.spend(time.monotonic() - started)
                 ended = self._end_epoch()
+                self.told.add(self.at.step, ended)
                 if self.at.epoch < self.settings.epochs:
                     self._write(store)
                     saved = time.monotonic()
@@ -117,6 +122,8 @@ class Stage:
         """Take over a finished stage."""
         self._load(done)
         self.resumed_from = "finished"
+        with self.progress.task(self.label, self.total_steps, self.at.step) as bar:
+            bar.recall(self.told.lines())
         result = self._result()
         self.logger.info("%s: finished before in %.0f s; its weights are reused", self.label, result.seconds)
         return result
@@ -218,7 +225,7 @@ class Stage:
             parts[f"hook-{number}"] = hook.state_dict()
         if not final:
             parts |= {"optimizer": self.optimizer.tensors(), "best": self.best, "rng": rng_state()}
-        return Snapshot(parts=parts, facts=self.at.facts())
+        return Snapshot(parts=parts, facts=self.at.facts(), told=self.told.text)
 
     def _load(self, snapshot: Snapshot) -> None:
         self.model.load_state_dict(dict(snapshot.parts["model"]))
@@ -227,6 +234,7 @@ class Stage:
         for number, hook in enumerate(self.hooks):
             hook.load_state_dict(snapshot.parts[f"hook-{number}"])
         self.at = Position.of_facts(snapshot.facts)
+        self.told = Told(snapshot.told)
 
     def _modes(self, *, training: bool) -> None:
         for module in (self.model, *self.extra.values()):

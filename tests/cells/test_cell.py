@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import subprocess
 import sys
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from run_folders import Model, write_run
 
-from compressor import commit
+from compressor import commit, copies, tracking
 from compressor.cells import cell, ledger
 from compressor.cells.supervisor import Ending
-from compressor.config import CellConfig, RunConfig
+from compressor.config import CellConfig, RunConfig, TrackingConfig
 from compressor.errors import StoreError
 from compressor.registry import Registry
 from compressor.report.screen import Screen
@@ -80,3 +82,46 @@ def test_a_training_that_a_search_ended_is_skipped_and_no_failure() -> None:
     )
     status, code = cell.describe(ending, {**told, "kind": "TrainingError"}, CellConfig())
     assert status.startswith("failed(TrainingError") and code == 6
+
+
+@pytest.mark.parametrize("case", ["finished before", "a duplicate", "its process died after the run"])
+def test_a_cell_whose_result_stands_already_is_mirrored_under_the_name_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    sweep = tmp_path / "sweep"
+    stands = write_run(sweep / "0", Model())
+    asked = cell.Cell(overrides=(), folder=sweep / ("1" if case == "a duplicate" else "0"), sweep=sweep)
+    composed = cell.Composed(
+        config=RunConfig(), values={}, limits=CellConfig(), tracking=TrackingConfig(kind="wandb", mode="offline")
+    )
+    begun = []
+
+    def start(folder: Path, wanted: TrackingConfig) -> str:
+        begun.append(folder)
+        for copy in copies.wanted(folder, wanted.project, wanted.entity, wanted.project):
+            copies.note(folder, dataclasses.replace(copy, sent="offline"), instead_of=copy)
+        return "written offline"
+
+    def died(*_: object) -> Ending:
+        (tmp_path / "aside").rename(stands)
+        return Ending(code=-9, stop=None, seconds=1.0, peak_bytes=0, out_of_memory=False)
+
+    def run() -> str:
+        ended = cell.run_cell(asked, lambda: composed, Registry(methods={}, broken={}), Screen(Console(quiet=True)))
+        assert ended.code == 0
+        return ended.result.status
+
+    if case.startswith("its process"):
+        stands.rename(tmp_path / "aside")
+    monkeypatch.setattr(cell, "run_key", lambda *_: "key-0")
+    monkeypatch.setattr(cell, "_run", died)
+    monkeypatch.setattr(tracking, "start", start)
+    monkeypatch.setenv("WANDB_RUN_ID", "r1")
+    assert run() == ("skipped(duplicate of 0)" if case == "a duplicate" else "ok")
+    assert begun == [stands] and [copy.id for copy in copies.noted(stands)] == ["r1"]
+    run()
+    assert begun == [stands], "a copy that is made is not made again"
+    composed = dataclasses.replace(composed, tracking=TrackingConfig())
+    monkeypatch.setenv("WANDB_RUN_ID", "r2")
+    run()
+    assert begun == [stands], "nobody asked for one"

@@ -14,8 +14,10 @@ import torch
 from toy_task import Toy, distillation_loss, sha256_of
 
 from compressor.commit import FolderLock
-from compressor.errors import StoreError
+from compressor.errors import Hopeless, StoreError
+from compressor.training import floors, journal
 from compressor.training.loop import Interrupted
+from compressor.training.progress import Prefixed, silent_progress
 from compressor.training.session import label_loss
 from compressor.training.signals import TeacherSignals
 
@@ -47,7 +49,7 @@ class Counter:
         self.seen.copy_(state["seen"])
 
 
-def train(folder, *, halt_at=None, loss=label_loss, seconds=0.0, **changes):
+def train(folder, *, halt_at=None, loss=label_loss, seconds=0.0, progress=None, **changes):
     """Train the toy with dropout, a hook and an extra module; checkpoint after each step."""
     toy, hook, extra = Toy(), Counter(halt_at), torch.nn.Linear(2, 2)
     with torch.no_grad():
@@ -55,6 +57,7 @@ def train(folder, *, halt_at=None, loss=label_loss, seconds=0.0, **changes):
         extra.bias.zero_()
     model = toy.model()
     options = {"checkpoints": folder, "hooks": [hook], "extra_modules": {"extra": extra}}
+    options |= {} if progress is None else {"progress": progress}
 
     def with_extra(inputs):
         return {**loss(inputs), "extra": 0.1 * extra(inputs.logits.float()).square().mean()}
@@ -83,6 +86,38 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, uninterrupted, halt_at)
     assert [e.train for e in result.epochs] == [e.train for e in uninterrupted[3].epochs]
     assert [e.validation for e in result.epochs] == [e.validation for e in uninterrupted[3].epochs]
     assert (result.steps, result.tokens) == (STEPS, uninterrupted[3].tokens)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9])
+def test_a_run_that_goes_on_or_takes_over_has_the_whole_curve(tmp_path, seconds) -> None:
+    def curve(name, stage, halt_at=None):
+        place = tmp_path / name
+        train(tmp_path / stage, halt_at=halt_at, seconds=seconds, progress=journal.Journal(silent_progress(), place))
+        return journal.read(place)
+
+    whole = curve("whole", "undisturbed")
+    assert [line["step"] for line in whole if "epoch" not in line] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in whole if "epoch" in line] == [6, 12] and "hard" in whole[0]
+    killed = curve("killed", "stage", halt_at=8)
+    assert [line["step"] for line in killed] == [1, 2, 3, 4, 5, 6, 6, 7, 8]
+    assert curve("resumed", "stage") == whole, "also the steps that the killed run took after its last checkpoint"
+    assert curve("reused", "stage", halt_at=0) == whole
+    noted = Prefixed(journal.Journal(silent_progress(), tmp_path / "baseline"), floors.BASELINE)
+    train(tmp_path / "stage", halt_at=0, progress=noted)
+    assert {line["stage"] for line in journal.read(tmp_path / "baseline")} == {"baseline training"}
+
+
+def test_what_is_taken_over_is_in_the_curve_and_ends_no_training(tmp_path) -> None:
+    train(tmp_path / "stage")
+    floor = floors.Floor(
+        mark=floors.Mark("training", 1, 2), metric="accuracy", score=2.0, higher_is_better=True, said="why"
+    )
+    watched = floors.Watched(journal.Journal(silent_progress(), tmp_path / "curve"), [floor])
+    assert train(tmp_path / "stage", halt_at=0, progress=watched)[3].resumed_from == "finished"
+    marks = [floors.mark_of(line["stage"], line) for line in journal.read(tmp_path / "curve")]
+    assert [mark for mark in marks if mark] == [floor.mark, floors.Mark("training", 2, 2)]
+    with pytest.raises(Hopeless):
+        train(tmp_path / "other", progress=watched)
 
 
 def test_a_finished_stage_is_not_run_again(tmp_path, uninterrupted) -> None:
