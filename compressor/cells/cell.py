@@ -241,8 +241,14 @@ def _record(result: RunResult, cell: Cell, output: Path | None) -> None:
 
 def clear_failed(folder: Path) -> None:
     """Remove the record of a cell that failed or was skipped; it holds no result, and the cell is tried again."""
-    if (folder / "result.json").is_file() and commit.is_complete(folder, deep=is_tabled) and _finished(folder) is None:
+    if holds_failure(folder):
         commit.set_aside(folder)
+
+
+def holds_failure(folder: Path) -> bool:
+    """Tell whether a folder is the whole record of a cell that failed or was skipped."""
+    recorded = (folder / "result.json").is_file() and commit.is_complete(folder, deep=is_tabled)
+    return recorded and _finished(folder) is None
 
 
 def _finished(folder: Path) -> RunResult | None:

@@ -174,24 +174,33 @@ def _read(folder: Path, name: str, *, deep: bool) -> Run | Rejected:
         return _reject(folder, name, Why.no_run, f"it holds a manifest and no {RESULT}")
     try:
         commit.verify(folder, deep=deep or is_tabled)
-        data = commit.read_json(folder / RESULT)
-        version = data.get("schema_version") if isinstance(data, Mapping) else None
-        if type(version) is int and version != SCHEMA_VERSION:
-            reason = f"{RESULT} has schema_version {version}, this version reads {SCHEMA_VERSION}"
-            return _reject(folder, name, Why.other_schema, reason)
-        result = RunResult.from_json(data)
-        if result.status != OK:
-            return replace(
-                _reject(folder, name, why_of(result.status), result.status), overrides=_typed(_yaml(folder / SETTINGS))
-            )
-        if not result.candidates or result.teacher.role != "teacher":
-            raise StoreError(f"{RESULT} does not begin with a teacher")
-        for candidate in result.candidates:
-            _require_name(candidate.name, (name.partition("@")[2] for name in candidate.metrics))
-        config, overrides = _settings(folder / SETTINGS)
+        return parse(folder, name)
     except (StoreError, OSError) as error:
         text = error.got if isinstance(error, StoreError) else str(error)
         return _reject(folder, name, Why.damaged, text.removeprefix(f"{folder} is damaged or incomplete: "))
+
+
+def parse(folder: Path, name: str) -> Run | Rejected:
+    """Read what a run's result and settings say, whoever vouches for them.
+
+    Raises:
+        StoreError: They say nothing that a run would.
+        OSError: A file is missing or cannot be read.
+    """
+    data = commit.read_json(folder / RESULT)
+    version = data.get("schema_version") if isinstance(data, Mapping) else None
+    if type(version) is int and version != SCHEMA_VERSION:
+        reason = f"{RESULT} has schema_version {version}, this version reads {SCHEMA_VERSION}"
+        return _reject(folder, name, Why.other_schema, reason)
+    result = RunResult.from_json(data)
+    if result.status != OK:
+        found = _reject(folder, name, why_of(result.status), result.status)
+        return replace(found, overrides=_typed(_yaml(folder / SETTINGS)))
+    if not result.candidates or result.teacher.role != "teacher":
+        raise StoreError(f"{RESULT} does not begin with a teacher")
+    for candidate in result.candidates:
+        _require_name(candidate.name, (name.partition("@")[2] for name in candidate.metrics))
+    config, overrides = _settings(folder / SETTINGS)
     return Run(folder=folder, name=name, result=result, config=config, overrides=overrides)
 
 
