@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("folders", nargs="+", type=Path, help="run folders, or folders that hold some")
     parser.add_argument("--metric", help="metric of the columns, e.g. accuracy@vader (default: each task's first)")
-    parser.add_argument("--verify", action="store_true", help="compare the hash of every file")
+    parser.add_argument("--verify", action="store_true", help="compare the hash of every file, of models too")
     parser.add_argument("--strict", action="store_true", help="exit with 7 if any folder could not be compared")
     parser.add_argument("--format", choices=[f.value for f in Format], default=Format.terminal.value,
                         help="html: one self-contained page of the table, the fronts and the notes")  # fmt: skip

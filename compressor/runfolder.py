@@ -45,9 +45,8 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         if self.final.is_dir() and any(self.final.iterdir()):
-            what = "a finished run" if commit.is_complete(self.final) else "files"
             raise StoreError(
-                f"hydra.run.dir={self.final} already holds {what}",
+                f"hydra.run.dir={self.final} already holds {_held(self.final)}",
                 hint="another hydra.run.dir, or move the folder away",
             )
         if self.final.is_mount():
@@ -135,6 +134,17 @@ class RunFolder:
             logging.getLogger("compressor").removeHandler(self._log)
             self._log.close()
             self._log = None
+
+
+def _held(folder: Path) -> str:
+    """Say what stands where a run shall: a run, one that was changed since, or something else."""
+    if not (folder / commit.MANIFEST).is_file():
+        return "files"
+    try:
+        commit.verify(folder)
+    except StoreError as error:
+        return f"a run, and {error.got.removeprefix(f'{folder} ')}"
+    return "a finished run"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from compressor import commit
-from compressor.compare.runs import RESULT
+from compressor.compare.runs import RESULT, is_tabled
 from compressor.errors import Hopeless, StoreError
 from compressor.results import OK, RunResult
 
@@ -27,9 +27,9 @@ def home(folder: Path) -> Path:
     """Return the folder that holds a trial's result: its own, or that of the cell it is a duplicate of.
 
     Raises:
-        StoreError: There is no record of it.
+        StoreError: There is no record of it, or it is damaged.
     """
-    status = RunResult.from_json(commit.read_json(folder / RESULT)).status
+    status = _recorded(folder).status
     twin = status.removeprefix(_DUPLICATE).removesuffix(")")
     return folder.parent / twin if status.startswith(_DUPLICATE) else folder
 
@@ -39,14 +39,19 @@ def outcome(folder: Path) -> RunResult:
 
     Raises:
         Hopeless: It was dropped.
-        StoreError: There is no result.
+        StoreError: There is no result, or it is damaged.
     """
-    result = RunResult.from_json(commit.read_json(home(folder) / RESULT))
+    result = _recorded(home(folder))
     if result.status.startswith(_HOPELESS):
         raise Hopeless(result.status)
     if result.status != OK:
         raise StoreError(result.status)
     return result
+
+
+def _recorded(folder: Path) -> RunResult:
+    commit.verify(folder, deep=is_tabled)
+    return RunResult.from_json(commit.read_json(folder / RESULT))
 
 
 def measured(result: RunResult, objective: Objective) -> float:

@@ -5,21 +5,34 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from run_folders import write_status
 from test_results import make_result
 
 from compressor import commit, runfolder
+from compressor.cells import ledger
+from compressor.cells.cell import Cell
+from compressor.compare import load_runs
 from compressor.config import BenchConfig, RunConfig
 from compressor.errors import StoreError
 from compressor.finish import main as finish_command
 from compressor.registry import Registry
 from compressor.results import RunResult
 from compressor.runfolder import RunFolder
-from compressor.runkey import run_key
+from compressor.runkey import plain_config, run_key
+from compressor.tracking import LOSSES
 
 
 def finish(place: Path, **options: object) -> None:
     with RunFolder(place) as folder:
+        folder.write_yaml("run.yaml", {"overrides": ["method=distill"], "config": plain_config(RunConfig())})
+        (folder.path / LOSSES).write_text('{"stage": "distill", "step": 1}\n')
+        (folder.path / "texts").mkdir()
+        pq.write_table(pa.table({"id": [1, 2]}), folder.path / "texts" / "test.parquet")
+        with commit.partial_folder(folder.path / "candidates" / "distill") as model:
+            (model / "model.safetensors").write_bytes(bytes(64))
         folder.write_result(make_result(), ["method=distill"], **options)
         folder.commit()
 
@@ -89,6 +102,69 @@ def test_what_was_measured_outlives_a_disk_that_takes_no_manifest(
         finish_command([str(kept)])
     assert ended.value.code == 0 and not kept.exists()
     commit.verify(tmp_path / "run")
+
+
+def set_apart(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a run that was measured and found no room for its manifest."""
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "commit", busy)
+        with pytest.raises(StoreError, match="could not become") as caught:
+            finish(place)
+    return Path(caught.value.hint.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("step", ["write_json_atomic", "_rename"])
+def test_the_record_of_a_failure_stays_until_the_run_has_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    kept = set_apart(tmp_path / "0", monkeypatch)
+    write_status(tmp_path / "0", "failed(StoreError: full)")
+    before = (tmp_path / "0" / "result.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"compressor.commit.folder.{step}", busy)
+        with pytest.raises(SystemExit) as refused:
+            finish_command([str(kept)])
+    assert refused.value.code == StoreError.exit_code and kept.is_dir()
+    commit.verify(tmp_path / "0")
+    assert (tmp_path / "0" / "result.json").read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"0", kept.name}
+    with pytest.raises(SystemExit) as ended:
+        finish_command([str(kept)])
+    assert ended.value.code == 0 and [path.name for path in tmp_path.iterdir()] == ["0"]
+    assert load_runs([tmp_path], verify=True).runs[0].overrides == ("method=distill",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["run.yaml", "result.json", LOSSES, "texts/test.parquet", "candidates/distill/model.safetensors"],
+)
+def test_a_file_that_cannot_be_read_is_not_vouched_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    kept = set_apart(tmp_path / "run", monkeypatch)
+    path = kept / name
+    path.write_bytes(path.read_bytes()[: 40 if name != LOSSES else 20])
+    with pytest.raises(SystemExit) as refused:
+        finish_command([str(kept)])
+    assert refused.value.code == StoreError.exit_code and path.name in capsys.readouterr().err
+    assert not (tmp_path / "run").exists() and not (kept / commit.MANIFEST).exists()
+
+
+def test_a_cell_that_a_command_is_running_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = set_apart(tmp_path / "a" / "0", monkeypatch)
+    write_status(tmp_path / "a" / "0", "failed(StoreError: full)")
+    (tmp_path / ledger.PLACE).mkdir()
+    with commit.FolderLock(Cell(overrides=(), folder=tmp_path / "a" / "0", sweep=tmp_path).desk) as lock:
+        assert lock.acquire()
+        with pytest.raises(SystemExit) as refused:
+            finish_command([str(kept)])
+        assert refused.value.code == StoreError.exit_code and "a command is running the cell" in capsys.readouterr().err
+        commit.verify(tmp_path / "a" / "0")
+    with pytest.raises(SystemExit) as ended:
+        finish_command([str(kept)])
+    assert ended.value.code == 0
 
 
 def busy(*_: object, **__: object) -> None:

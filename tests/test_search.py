@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from compressor.cells import ledger
-from compressor.commit import FolderLock, read_json
+from compressor.commit import FolderLock, add_file, read_json
 from compressor.errors import ConfigError, StoreError
 from compressor.report.screen import Screen
 from compressor.search import JOURNAL, Search, mend, split
@@ -162,7 +162,7 @@ class Droppers(Launcher):
             layers = int(line[-1].partition("=")[2])
             folder = self.sweep / str(number)
             values = floors.epoch_values(1, 2, {"accuracy": layers / 10}, best=layers / 10)
-            (folder / LOSSES).write_text(json.dumps({"stage": "distill", "step": 9, **values}))
+            add_file(folder, LOSSES, json.dumps({"stage": "distill", "step": 9, **values}))
             if any(layers / 10 < floor.score for floor in told):
                 shutil.rmtree(folder)
                 write_status(folder, "skipped(hopeless: validation accuracy is low)")
@@ -195,6 +195,16 @@ def test_a_duplicate_counts_as_the_cell_that_it_repeats(tmp_path: Path) -> None:
     write_status(tmp_path / "2", "timeout(not finished after 9 s: cell.timeout_s)")
     with pytest.raises(StoreError, match=r"^timeout\(not finished after 9 s: cell.timeout_s\)$"):
         outcome(tmp_path / "2")
+
+
+def test_a_search_is_told_nothing_of_a_result_that_was_altered(tmp_path: Path) -> None:
+    made(tmp_path / "0", 6)
+    write_status(tmp_path / "1", "skipped(duplicate of 0)")
+    path = tmp_path / "0" / "result.json"
+    path.write_bytes(path.read_bytes().replace(b"60000000", b"10000000"))
+    for name in ("0", "1"):
+        with pytest.raises(StoreError, match=r"result\.json has sha256"):
+            outcome(tmp_path / name)
 
 
 def test_a_whole_journal_is_left_as_it_is(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from compressor import commit, tracking
 from compressor.cells import ledger
 from compressor.cells.child import INTERRUPTED, OUTCOME
 from compressor.cells.supervisor import Ending, Stop, supervise
+from compressor.compare.runs import is_tabled
 from compressor.config import CellConfig, RunConfig, TrackingConfig
 from compressor.errors import CompressorError, Hopeless, StoreError
 from compressor.machine import module_paths
@@ -252,13 +253,19 @@ def _record(result: RunResult, cell: Cell, output: Path | None) -> None:
 
 def clear_failed(folder: Path) -> None:
     """Remove the record of a cell that failed or was skipped; it holds no result, and the cell is tried again."""
-    if (folder / "result.json").is_file() and commit.is_complete(folder, deep=False) and _finished(folder) is None:
+    if holds_failure(folder):
         commit.set_aside(folder)
+
+
+def holds_failure(folder: Path) -> bool:
+    """Tell whether a folder is the whole record of a cell that failed or was skipped."""
+    recorded = (folder / "result.json").is_file() and commit.is_complete(folder, deep=is_tabled)
+    return recorded and _finished(folder) is None
 
 
 def _finished(folder: Path) -> RunResult | None:
     """Return the result of a run folder that is whole and went well."""
-    if not (folder / "result.json").is_file() or not commit.is_complete(folder, deep=False):
+    if not (folder / "result.json").is_file() or not commit.is_complete(folder, deep=is_tabled):
         return None
     result = RunResult.from_json(commit.read_json(folder / "result.json"))
     return result if result.status == OK else None

@@ -13,6 +13,7 @@ from typing import Final
 from compressor import commit
 from compressor.cells import ledger
 from compressor.cells.cell import Cell, Composed, Outcome, run_cell
+from compressor.compare.runs import is_tabled
 from compressor.errors import CompressorError
 from compressor.registry import Registry
 from compressor.report.screen import Screen
@@ -69,7 +70,7 @@ def _failure(cell: Cell, since: float = 0.0) -> Outcome | None:
     """
     path = cell.folder / "result.json"
     try:
-        if not path.is_file() or path.stat().st_mtime < since or not commit.is_complete(cell.folder, deep=False):
+        if not path.is_file() or path.stat().st_mtime < since or not commit.is_complete(cell.folder, deep=is_tabled):
             return None
         result = RunResult.from_json(commit.read_json(path))
     except (OSError, CompressorError):

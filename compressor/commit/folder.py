@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from compressor.commit.files import (
@@ -68,8 +68,15 @@ def open_partial(final: Path, *, keep_existing: bool = False, needed_bytes: int 
     return partial
 
 
-def commit(partial: Path, final: Path, *, keep_existing: bool = False) -> None:
-    """Make `partial` durable and give it its name; on an error `partial` is left as it is."""
+def commit(partial: Path, final: Path, *, keep_existing: bool = False, replace: bool = False) -> None:
+    """Make `partial` durable and give it its name; on an error `partial` is left as it is.
+
+    Args:
+        partial: What `open_partial` gave.
+        final: Its name.
+        keep_existing: If a complete `final` has appeared meanwhile, ours is dropped.
+        replace: What has the name gives way, but not before ours is durable, and has it again if ours cannot take it.
+    """
     failpoint("commit.before_fsync")
     files = regular_files(partial)
     files.pop(MANIFEST, None)
@@ -85,7 +92,8 @@ def commit(partial: Path, final: Path, *, keep_existing: bool = False) -> None:
         for folder in {partial, *(path.parent for path in files.values())}:
             fsync(folder)
         failpoint("commit.before_rename")
-        _rename(partial, final, keep_existing=keep_existing)
+        with _out_of_the_way(final) if replace else nullcontext():
+            _rename(partial, final, keep_existing=keep_existing)
         failpoint("commit.after_rename")
         fsync(final.parent)
 
@@ -141,6 +149,18 @@ def sweep_leftovers(parent: Path) -> list[Path]:
             discard(path)
             removed.append(path)
     return removed
+
+
+@contextmanager
+def _out_of_the_way(final: Path) -> Iterator[None]:
+    aside = final.with_name(partial_name(final.name))
+    final.rename(aside)
+    try:
+        yield
+    except BaseException:
+        aside.rename(final)
+        raise
+    discard(aside)
 
 
 def _rename(partial: Path, final: Path, *, keep_existing: bool) -> None:

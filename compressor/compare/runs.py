@@ -16,6 +16,7 @@ from compressor.errors import StoreError
 from compressor.results import OK, SCHEMA_VERSION, RunResult
 
 RESULT, SETTINGS = "result.json", "run.yaml"
+_TABLED = (PREDICTIONS, "timings")  # folders of a run whose files tables are made of, beside those two
 _LONGEST = 150  # bytes of a name that becomes part of a file's name
 _MOST_OPENED, _MOST_VALUES = 5_000, 100_000  # of a run's settings, which have some hundred lines
 _PARTIAL = ".partial-"  # in the name of a run folder in the making
@@ -78,6 +79,11 @@ class Runs:
     rejected: tuple[Rejected, ...] = ()
 
 
+def is_tabled(name: str) -> bool:
+    """Tell by its name in a run folder whether tables are made of a file; the others are models, texts and pages."""
+    return name in (RESULT, SETTINGS) or name.partition("/")[0] in _TABLED
+
+
 def load_runs(
     folders: Sequence[str | Path], *, verify: bool = False, needs_one: bool = True, leave_out: Path | None = None
 ) -> Runs:
@@ -85,7 +91,7 @@ def load_runs(
 
     Args:
         folders: Run folders, folders of a sweep, or anything above them. Links below them are not followed.
-        verify: Compare the hash of every file with the manifest; otherwise presence and sizes only.
+        verify: Compare the hash of every file with the manifest; otherwise of those that tables are made of.
         needs_one: Whether it is an error that no run can be used.
         leave_out: A folder that is not looked into, unless it is one of the given: an archive of these very runs, say.
 
@@ -167,25 +173,34 @@ def _read(folder: Path, name: str, *, deep: bool) -> Run | Rejected:
     if not (folder / RESULT).is_file():
         return _reject(folder, name, Why.no_run, f"it holds a manifest and no {RESULT}")
     try:
-        commit.verify(folder, deep=deep)
-        data = commit.read_json(folder / RESULT)
-        version = data.get("schema_version") if isinstance(data, Mapping) else None
-        if type(version) is int and version != SCHEMA_VERSION:
-            reason = f"{RESULT} has schema_version {version}, this version reads {SCHEMA_VERSION}"
-            return _reject(folder, name, Why.other_schema, reason)
-        result = RunResult.from_json(data)
-        if result.status != OK:
-            return replace(
-                _reject(folder, name, why_of(result.status), result.status), overrides=_typed(_yaml(folder / SETTINGS))
-            )
-        if not result.candidates or result.teacher.role != "teacher":
-            raise StoreError(f"{RESULT} does not begin with a teacher")
-        for candidate in result.candidates:
-            _require_name(candidate.name, (name.partition("@")[2] for name in candidate.metrics))
-        config, overrides = _settings(folder / SETTINGS)
+        commit.verify(folder, deep=deep or is_tabled)
+        return parse(folder, name)
     except (StoreError, OSError) as error:
         text = error.got if isinstance(error, StoreError) else str(error)
         return _reject(folder, name, Why.damaged, text.removeprefix(f"{folder} is damaged or incomplete: "))
+
+
+def parse(folder: Path, name: str) -> Run | Rejected:
+    """Read what a run's result and settings say, whoever vouches for them.
+
+    Raises:
+        StoreError: They say nothing that a run would.
+        OSError: A file is missing or cannot be read.
+    """
+    data = commit.read_json(folder / RESULT)
+    version = data.get("schema_version") if isinstance(data, Mapping) else None
+    if type(version) is int and version != SCHEMA_VERSION:
+        reason = f"{RESULT} has schema_version {version}, this version reads {SCHEMA_VERSION}"
+        return _reject(folder, name, Why.other_schema, reason)
+    result = RunResult.from_json(data)
+    if result.status != OK:
+        found = _reject(folder, name, why_of(result.status), result.status)
+        return replace(found, overrides=_typed(_yaml(folder / SETTINGS)))
+    if not result.candidates or result.teacher.role != "teacher":
+        raise StoreError(f"{RESULT} does not begin with a teacher")
+    for candidate in result.candidates:
+        _require_name(candidate.name, (name.partition("@")[2] for name in candidate.metrics))
+    config, overrides = _settings(folder / SETTINGS)
     return Run(folder=folder, name=name, result=result, config=config, overrides=overrides)
 
 

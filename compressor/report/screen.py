@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from compressor import assets, commit
 from compressor.artifact import Blueprint
 from compressor.compare.front import pareto
-from compressor.compare.runs import Rejected, load_runs, why_of
+from compressor.compare.runs import Rejected, Runs, Why, load_runs, why_of
 from compressor.compare.table import compare
 from compressor.config import RunConfig
 from compressor.errors import CompressorError
@@ -135,22 +135,20 @@ class Screen:
         self.console.print(f"{type(error).__name__}: {error}", highlight=False, markup=False, soft_wrap=True)
 
     def cells(self, ended: Mapping[Path, str], folder: Path) -> None:
-        """Print one table over the cells of a multirun, by folder, and keep it as `comparison.md` beside them.
+        """Print one table over the cells that a command has ended, by folder; keep that of the whole sweep as `comparison.md`.
 
-        It is read from the run folders; a cell that could not even leave a record is named by its status in `ended`.
+        Both are read from the run folders; a cell that could not even leave a record is named by its status in `ended`. An
+        agent of a sweep ends one cell a command, and what is kept must not be that one alone.
         """
         self.rule(f"{len(ended)} cells")
-        found = load_runs([path for path in ended if path.is_dir()], needs_one=False)
-        told = [r.folder for r in found.rejected if r.why.is_an_end]
-        recorded = {*told, *(run.folder for run in found.runs)}
-        lost = {
-            path.resolve(): Rejected(folder=path, name=path.name, why=why_of(status), reason=status)
-            for path, status in ended.items()
-            if path.resolve() not in recorded
-        }
-        rejected = tuple(r for r in found.rejected if r.folder not in lost)
-        view = comparison(compare(replace(found, rejected=(*rejected, *lost.values()))))
+        ours = _with_lost(load_runs([path for path in ended if path.is_dir()], needs_one=False), ended)
+        whole = load_runs([folder], needs_one=False)
+        meant = tuple(r for r in whole.rejected if r.why is not Why.no_run)  # notes and caches lie there too
+        whole = _with_lost(replace(whole, rejected=meant), ended)
+        view = comparison(compare(ours))
         show(view, self.console)
+        if _folders(whole) != _folders(ours):
+            view = comparison(compare(whole))
         commit.write_text_atomic(folder / "comparison.md", to_markdown(view))
         self.line("saved", str(folder))
 
@@ -162,6 +160,22 @@ class Screen:
         view = front_view(pareto(compare(found)))
         show(view, self.console)
         commit.write_text_atomic(folder / "fronts.md", to_markdown(view))
+
+
+def _with_lost(found: Runs, ended: Mapping[Path, str]) -> Runs:
+    """Add the cells that could not even leave a record."""
+    told = tuple(r for r in found.rejected if r.why.is_an_end or r.why is Why.copy)
+    recorded = _folders(replace(found, rejected=told))
+    lost = {
+        path.resolve(): Rejected(folder=path.resolve(), name=path.name, why=why_of(status), reason=status)
+        for path, status in ended.items()
+        if path.resolve() not in recorded
+    }
+    return replace(found, rejected=(*(r for r in found.rejected if r.folder not in lost), *lost.values()))
+
+
+def _folders(found: Runs) -> set[Path]:
+    return {each.folder for each in (*found.runs, *found.rejected)}
 
 
 def shape(blueprint: Blueprint) -> str:

@@ -1,8 +1,8 @@
 """Checkpoints of a training stage: safetensors and JSON under the commit protocol, never pickle.
 
 A stage's folder holds `step-<optimizer steps>-epoch-<epochs done>`, of which the two newest are kept, and in the end
-only `finished`. A folder is used if every hash in its manifest is right; a damaged one is named and the one before it
-is used.
+only `finished`. A folder is used if every hash in its manifest is right and it was written under the name that it has; a
+damaged one is named and the one before it is used.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Checkpoints:
                 kept, aliases[part] = _without_aliases(part, tensors)
                 save_file(kept, folder / f"{part}.safetensors")
                 failpoint("checkpoint.part")
-            facts = {**snapshot.facts, "identity": self.identity, "aliases": aliases}
+            facts = {**snapshot.facts, "name": final.name, "identity": self.identity, "aliases": aliases}
             write_json_atomic(folder / _FACTS, facts)
             write_text(folder / _TOLD, snapshot.told.decode())
 
@@ -146,6 +146,9 @@ class Checkpoints:
             facts = read_json(path / _FACTS)
             parts = {part: load_file(path / f"{part}.safetensors") for part in facts["aliases"]}
             told = (path / _TOLD).read_bytes()
+            written = facts.get("name", path.name)  # those of earlier versions do not say
+            if written != path.name:
+                raise StoreError(f"it was written as {written}")
         except (StoreError, SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             self.logger.warning("checkpoint %s is not used: %s", path, error)
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,38 @@ def test_the_record_of_a_failed_cell_goes_in_one_step(tmp_path: Path, monkeypatc
     record(tmp_path / "1", "ok")
     cell.clear_failed(tmp_path / "1")
     commit.verify(tmp_path / "1")
+
+
+def altered(folder: Path, old: bytes, new: bytes) -> None:
+    path = folder / "result.json"
+    data = path.read_bytes()
+    assert data.count(old) == 1 and len(old) == len(new)
+    path.write_bytes(data.replace(old, new))
+
+
+def test_a_result_that_was_altered_is_not_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("0", "1"):
+        record(tmp_path / name, "ok")
+    altered(tmp_path / "0", b'"seed": 0', b'"seed": 7')
+    altered(tmp_path / "1", b'"status": "ok"', b'"status": "oj"')
+    cell.clear_failed(tmp_path / "1")
+    assert (tmp_path / "1" / "result.json").is_file(), "a result with a flipped letter is no record of a failure"
+    ran: list[Path] = []
+
+    def run(asked: cell.Cell, *_: object) -> Ending:
+        ran.append(asked.folder)
+        return Ending(code=7, stop=None, seconds=1.0, peak_bytes=0, out_of_memory=False)
+
+    monkeypatch.setattr(cell, "_run", run)
+    monkeypatch.setattr(cell, "run_key", lambda *_: "")
+    out = io.StringIO()
+    composed = cell.Composed(config=RunConfig(), values={}, limits=CellConfig())
+    for name in ("0", "2"):  # the second is its twin, and no duplicate of it
+        asked = cell.Cell(overrides=(), folder=tmp_path / name, sweep=tmp_path)
+        screen = Screen(Console(file=out, width=500))
+        assert cell.run_cell(asked, lambda: composed, Registry(methods={}, broken={}), screen).code != 0
+    assert ran == [tmp_path / "0", tmp_path / "2"]
+    assert "already holds a run, and is damaged or incomplete: result.json has sha256" in out.getvalue()
 
 
 def test_the_desk_of_a_killed_sweep_is_cleared_by_the_next(tmp_path: Path) -> None:

@@ -116,12 +116,13 @@ def test_what_was_not_tried_is_run_after_all(tmp_path: Path, ran: list[str], sta
     assert ask(sharing.run_busy_cell, tmp_path / "0").code == 0 and ran == ["0"]
 
 
-def test_a_folder_that_cannot_be_read_ends_nobody(tmp_path: Path, ran: list[str]) -> None:
+@pytest.mark.parametrize("damage", [lambda b: b"x" * len(b), lambda b: b.replace(b"DataError", b"DataErroz")])
+def test_a_folder_that_was_damaged_ends_nobody_and_is_not_taken_over(tmp_path: Path, ran: list[str], damage) -> None:
     with RunFolder(tmp_path / "0") as place:
         place.write_result(result("failed(DataError: empty)"), [])
         place.commit()
     path = tmp_path / "0" / "result.json"
-    path.write_bytes(b"x" * path.stat().st_size)
+    path.write_bytes(damage(path.read_bytes()))
     assert ask(sharing.run_busy_cell, tmp_path / "0").result.status == OK and ran == ["0"]
 
 

@@ -126,6 +126,29 @@ def test_a_candidate_whose_name_leads_elsewhere_is_named(tmp_path: Path, name: s
     assert not found.runs and "holds the name" in found.rejected[0].reason
 
 
+def altered(path: Path, old: bytes, new: bytes) -> None:
+    """Change a file so that its size stays."""
+    data = path.read_bytes()
+    assert data.count(old) and len(old) == len(new)
+    path.write_bytes(data.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("result.json", b'"value": 0.8', b'"value": 0.9'),
+        ("run.yaml", b"seed: 0", b"seed: 1"),
+        ("predictions/distill-test.parquet", b"PAR1", b"PAR2"),
+    ],
+)
+def test_a_file_that_tables_are_made_of_is_compared_by_its_hash(
+    tmp_path: Path, name: str, old: bytes, new: bytes
+) -> None:
+    altered(write_run(tmp_path / "a", Model()) / name, old, new)
+    found = load_runs([tmp_path], needs_one=False)
+    assert not found.runs and found.rejected[0].reason.startswith(f"{name} has sha256")
+
+
 def test_only_verify_reads_every_byte(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "a", Model())
     (folder / "report.md").write_text("rePort\n")

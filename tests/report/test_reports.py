@@ -163,6 +163,24 @@ def test_a_cell_without_a_record_is_named_all_the_same(tmp_path: Path) -> None:
         )
 
 
+def test_the_table_that_is_kept_covers_the_whole_sweep(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "r1", Model(name="distill", methods=[("distill", {})]))
+    second = write_run(tmp_path / "r2", Model(name="half", methods=[("half", {})]))
+    slow = write_status(tmp_path / "deep" / "r3", "timeout(not finished after 9 s: cell.timeout_s)")
+    (tmp_path / ".cells" / "sweep-1").mkdir(parents=True)
+    for ended, told, untold in (
+        ({second: "ok"}, ["half"], ["distill", "9 s", ".cells"]),
+        ({first: "ok", tmp_path / "r4": "failed(StoreError: disk full)"}, ["distill", "disk full"], ["half", "9 s"]),
+        ({first: "ok", second: "ok", slow: "timeout(not finished)"}, ["distill", "half", "9 s"], ["disk full"]),
+    ):
+        out = io.StringIO()
+        Screen(Console(file=out, width=100)).cells(ended, tmp_path)
+        printed, kept = out.getvalue(), (tmp_path / "comparison.md").read_text()
+        assert all(word in printed for word in told) and not any(word in printed for word in untold)
+        assert all(word in kept for word in [*told, "| distill", "| half", "9 s"]) and ".cells" not in kept
+        assert "2 ok, 1 timeout" in kept
+
+
 def test_no_finished_cell_at_all_is_a_table_of_failures(tmp_path: Path) -> None:
     write_status(tmp_path / "1", "failed(TrainingError: the loss is not finite)")
     text = render(comparison(compare(load_runs([tmp_path], needs_one=False))), Format.terminal)

@@ -139,6 +139,22 @@ def test_what_a_process_killed_at_the_end_of_a_stage_left_is_removed(tmp_path, u
     assert [p.name for p in folder.iterdir()] == ["finished"]
 
 
+def test_a_checkpoint_under_the_name_of_a_later_one_is_not_used(tmp_path, uninterrupted, caplog) -> None:
+    folder = tmp_path / "stage"
+    train(folder, halt_at=5)
+    older, newer = sorted(folder.glob("step-*"))
+    shutil.copytree(older, folder / "finished")
+    shutil.rmtree(newer)
+    shutil.copytree(older, newer)
+    model, extra, seen, result = train(folder)
+    assert (model, extra, seen) == uninterrupted[:3] and result.resumed_from == "step 4"
+    told = [m for m in caplog.messages if f"it was written as {older.name}" in m]
+    assert [name for m in told for name in ("finished", newer.name) if f"{name} is not used" in m] == [
+        "finished",
+        newer.name,
+    ]
+
+
 def test_a_reused_stage_says_so_and_keeps_its_time(tmp_path, caplog) -> None:
     first = train(tmp_path / "stage")[3]
     with caplog.at_level(logging.INFO, "compressor"):
