@@ -21,11 +21,15 @@ class Capabilities:
     something trains. `leaves_quantised`: the result's weights are integers, packed or rounded for good, so that no method
     can follow. `idempotent`: a second time with the same options it would find nothing to do. `whole_layers` and `even_layers`
     name parts (heads, neurons) of which every layer must have as many as the config says, or as any other layer.
+    `reads_unlabelled_text`: it reads `Context.unlabelled_texts`, and does without where there are none. `libraries` names the
+    distributions, as pip calls them, that it computes with beyond those that every run needs: with another version of one the
+    result is another.
     """
 
     needs_training: bool = False
     needs_calibration: bool = False
     needs_unlabelled_text: bool = False
+    reads_unlabelled_text: bool = False
     reads_student: bool = False
     own_student: bool = False
     rebuilds: bool = False
@@ -44,3 +48,9 @@ class Capabilities:
     tasks: frozenset[str] | None = None
     families: frozenset[str] | None = None
     devices: frozenset[str] = frozenset({"cpu", "cuda"})
+    libraries: frozenset[str] = frozenset()
+
+    @property
+    def may_read_unlabelled_text(self) -> bool:
+        """Whether the task's transfer text can change the result: read as text, or as examples that the teacher labels."""
+        return bool(self.signals) or self.needs_unlabelled_text or self.reads_unlabelled_text

@@ -71,6 +71,9 @@ def _complain(error: CompressorError) -> None:
 
 def _hydra(arguments: list[str]) -> int:
     """Let Hydra compose and call us once for each run; return the exit code."""
+    from compressor import installed
+
+    installed.require_base()  # before anything is imported that an old library would break in its own words
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

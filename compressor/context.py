@@ -193,7 +193,11 @@ class Context(ABC):
 
     @abstractmethod
     def unlabelled_texts(self) -> Sequence[str]:
-        """Return the task's transfer text; empty if there is none."""
+        """Return the task's transfer text; empty if there is none.
+
+        Raises:
+            PluginError: There is some, and the method does not declare that it reads it.
+        """
 
     @abstractmethod
     def training_texts(self) -> Sequence[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from compressor import assets, commit, families, pipeline, store, tracking
+from compressor import assets, commit, families, installed, pipeline, store, tracking
 from compressor import teacher as teachers
 from compressor.artifact import CompressedModel
 from compressor.assess import Entry, assess
@@ -21,7 +21,7 @@ from compressor.registry import Registry
 from compressor.report.screen import Screen
 from compressor.results import RunResult
 from compressor.runfolder import RunFolder, Scratch
-from compressor.runkey import plain_config, run_key
+from compressor.runkey import own_libraries, plain_config, run_key
 from compressor.tasks.data import TaskData, load_task
 from compressor.teacher import Teacher
 from compressor.training.floors import BASELINE, Floor, Watched
@@ -56,11 +56,13 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
     start = time.perf_counter()
     config, shared = request.config, shared or Shared()
     tracking.require(request.tracking)
+    installed.require({*own_libraries(config, registry), *({"wandb"} if request.tracking.kind != "none" else ())})
     machine = set_up(config)
     with RunFolder(request.folder) if machine.is_main else Scratch() as folder, commit.disk_errors(folder.path):
         folder.write_yaml("run.yaml", {"overrides": list(request.overrides), "config": plain_config(config)})
         if not request.in_multirun:
             require_read(request.overrides, config, registry)
+        key = run_key(config, registry)  # now: files may change, and OpenMP may bind this thread to fewer cores
         resolve_precision(config.train.precision, machine.device)
         resolve_precision(config.teacher.train.precision, machine.device)
         progress = Journal(screen.progress, folder.path / tracking.LOSSES)
@@ -91,7 +93,6 @@ def run(request: Request, registry: Registry, screen: Screen, shared: Shared | N
             entries.append(Entry(name=name, role=role, folder=place, artifact=artifact))
         if not machine.is_main:
             raise SystemExit(0)
-        key = run_key(config, registry)
         before = time.perf_counter()
         result = assess(entries, task, data, config, folder.path, run_key=key, progress=screen.progress)
         now = time.perf_counter()

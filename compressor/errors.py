@@ -123,3 +123,7 @@ class MissingExtra(CompressorError):
             allowed=f"the extra '{extra}'",
             hint=f"pip install 'encoder-compressor[{extra}]'  (in a checkout: pip install -e '.[{extra}]')",
         )
+
+
+class WrongVersion(MissingExtra):
+    """A library is installed in a version that we do not work with; to a shell it is as good as missing."""

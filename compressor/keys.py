@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 # Nothing there decides a trained weight: what prints, measures, compares and runs what is finished.
 _APART: Final = (
     "report", "measure", "compare", "runtimes", "testing", "assess.py", "timing.py", "runfolder.py", "estimate.py", "help.py",
-    "cli.py", "comparing.py", "cells", "tracking.py", "runkey.py",
+    "cli.py", "comparing.py", "cells", "tracking.py", "runkey.py", "installed.py",
 )  # fmt: skip
-_NO_RESULT: Final = ("checkpoint_seconds", "cache_gb")  # how often to save, how much to keep: not what is learned
+NO_RESULT: Final = ("checkpoint_seconds", "cache_gb")  # how often to save, how much to keep: not what is learned
 
 
 def key_of(value: Mapping[str, Any]) -> str:
@@ -85,7 +85,7 @@ def processes() -> int:
 
 def settings_key(settings: TrainConfig) -> dict[str, str]:
     """Return the settings that decide the weights, as plain values."""
-    return {name: str(value) for name, value in asdict(settings).items() if name not in _NO_RESULT}
+    return {name: str(value) for name, value in asdict(settings).items() if name not in NO_RESULT}
 
 
 def rows_hash(splits: Mapping[str, Sequence[Any]]) -> str:

@@ -49,11 +49,19 @@ def set_up(config: RunConfig) -> Machine:
         raise ConfigError(
             f"bench.threads={config.bench.threads}: this process may use {cores} cores", allowed=f"1 to {cores}"
         )
-    device = "cuda" if config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available()) else "cpu"
-    threads = config.threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-    torch.set_num_threads(threads)
+    machine = chosen(config)
+    torch.set_num_threads(machine.threads)
     torch.manual_seed(config.seed)
-    return Machine(device=device, threads=threads, is_main=is_main_process())
+    return machine
+
+
+def chosen(config: RunConfig) -> Machine:
+    """Return what `device=auto` and `threads=0` stand for in this process; nothing is changed."""
+    import torch
+
+    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    threads = config.threads or max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return Machine(device="cuda" if cuda else "cpu", threads=threads, is_main=is_main_process())
 
 
 def is_main_process() -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor import surgery
 from compressor.artifact import Blueprint, CompressedModel, Form, Step
+from compressor.conduct import Guard, kept
 from compressor.config import ChainStep, StudentConfig
 from compressor.context import Context, Plan
 from compressor.errors import Incompatible, PluginError
@@ -170,7 +171,10 @@ def _warn_of_filling(method: CompressionMethod[Any], name: str, links: Sequence[
 
 
 def run(
-    links: Sequence[Link], teacher: CompressedModel, make_context: Callable[[int, Link], Context]
+    links: Sequence[Link],
+    teacher: CompressedModel,
+    make_context: Callable[[int, Link], Context],
+    guard: Guard = kept,
 ) -> CompressedModel:
     """Apply the links in order and stamp the lineage.
 
@@ -178,16 +182,19 @@ def run(
         links: A checked chain.
         teacher: The artifact to start from.
         make_context: Lends the services for link number n.
+        guard: Stands around each method's work, given its name and the teacher.
 
     Raises:
-        PluginError: A method returned something that its declaration does not allow.
+        PluginError: A method returned something that its declaration does not allow, or changed the teacher.
     """
     artifact = teacher
     if teacher.module is not None:
         teacher.module.cpu()  # another chain may have taught with it on a GPU
     for position, link in enumerate(links):
         start = time.perf_counter()
-        result = link.method.compress(artifact, make_context(position, link))
+        context = make_context(position, link)
+        with guard(link.name, teacher):
+            result = link.method.compress(artifact, context)
         _check_result(link, result)
         step = Step(
             method=link.name,

@@ -22,7 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from compressor import commit, hopeless
+from compressor import commit, hopeless, installed
 from compressor.cells import ledger
 from compressor.errors import CompressorError, ConfigError, Hopeless, MissingExtra, StoreError
 from compressor.training import floors
@@ -251,4 +251,5 @@ def _optuna() -> Any:
         import optuna.storages.journal
     except ImportError as error:
         raise MissingExtra.of("optuna", "search") from error
+    installed.require({"optuna"})
     return optuna

@@ -14,6 +14,7 @@ from compressor import assets
 from compressor.artifact import CompressedModel
 from compressor.config import StudentConfig, TaskConfig, TrainConfig
 from compressor.context import Context, Plan
+from compressor.declared import require_signals, require_text
 from compressor.errors import Incompatible, PluginError
 from compressor.keys import key_of, libraries, own_code, plugin_code, processes, rows_hash, settings_key, weights_hash
 from compressor.pipeline import Link, method_classes, plain
@@ -130,12 +131,9 @@ class Workbench(Context):
         train: TrainConfig | None = None,
     ) -> FitResult:
         """See `Context.fit`."""
-        undeclared = signals.kinds() - self.link.method.capabilities.signals
-        if undeclared:
-            raise PluginError(
-                f"method '{self.link.name}' asks for teacher signals it does not declare: {', '.join(sorted(undeclared))}",
-                hint="add them to Capabilities.signals",
-            )
+        wants = self.link.method.capabilities
+        require_signals(self.link.name, wants, signals.kinds())
+        require_text(self.link.name, wants, has_text=use_unlabelled and bool(self._data.unlabelled))
         if stage in self._stages:
             raise PluginError(
                 f"'{self.link.name}' trains two stages named '{stage}', and the second would get the first one's weights",
@@ -285,6 +283,7 @@ class Workbench(Context):
 
     def unlabelled_texts(self) -> Sequence[str]:
         """See `Context.unlabelled_texts`."""
+        require_text(self.link.name, self.link.method.capabilities, has_text=bool(self._data.unlabelled))
         return _texts(self._data.unlabelled)
 
     def training_texts(self) -> Sequence[str]:

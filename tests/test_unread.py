@@ -33,6 +33,7 @@ def test_a_device_beside_named_runtimes_is_read_by_nobody() -> None:
         ("method.distill.temperature=3", ("finetune",), "a chain or baseline with distill"),
         ("+method.distill.temperature=3", ("finetune",), "a chain or baseline with distill"),
         ("bench.throughput_batch=8", (), "bench.throughput=true"),
+        ("task.unlabelled_limit=9", ("distill",), "task.unlabelled="),
     ],
 )
 def test_a_setting_that_nobody_reads_is_named_with_its_readers(typed, chain, reader) -> None:
@@ -48,6 +49,11 @@ def test_a_setting_that_nobody_reads_is_named_with_its_readers(typed, chain, rea
         ("student.layers=3", RunConfig(chain=steps("int8_dynamic"), baselines={"finetune": steps("finetune")})),
         ("train.epochs=3", RunConfig(chain=steps("drop_layers", "distill"))),
         ("task.unlabelled=imdb_sentences", RunConfig(chain=steps("distill"))),
+        ("task.unlabelled=imdb_sentences", RunConfig(chain=steps("prune_vocab"))),
+        (
+            "task.unlabelled_limit=9",
+            RunConfig(chain=steps("distill"), task=TaskConfig(unlabelled="imdb_sentences")),
+        ),
         ("task.unlabelled=null", RunConfig(chain=steps("finetune"))),
         ("task.subset=sst2", RunConfig(task=TaskConfig(source="hub", dataset="glue"))),
         ("teacher.revision=main", RunConfig(teacher=TeacherConfig(checkpoint="someone/model"))),

@@ -74,6 +74,31 @@ def stage_of(house, cache, **options):
     return {p.name for p in made}, result
 
 
+class Silent(Train):
+    """Says nothing of what it reads."""
+
+    capabilities = Capabilities(needs_training=True, reads_student=True)
+
+
+class Reader(Train):
+    """Reads the transfer text as text."""
+
+    capabilities = Capabilities(needs_training=True, reads_student=True, reads_unlabelled_text=True)
+
+
+def test_transfer_text_is_lent_to_those_who_declare_it(house, tmp_path) -> None:
+    assert list(bench(house, tmp_path / "none", method=Silent).unlabelled_texts()) == []
+    house.data = replace(house.data, unlabelled=house.data.validation[:2])
+    assert len(bench(house, tmp_path / "text", method=Reader).unlabelled_texts()) == 2
+    assert len(bench(house, tmp_path / "signals").unlabelled_texts()) == 2
+    context = bench(house, tmp_path / "silent", method=Silent)
+    with pytest.raises(PluginError, match="reads the transfer text") as caught:
+        context.unlabelled_texts()
+    assert "reads_unlabelled_text=True" in caught.value.hint
+    with pytest.raises(PluginError, match="reads the transfer text"):
+        context.fit(context.build_student(house.teacher), label_loss, use_unlabelled=True)
+
+
 def test_a_second_link_of_a_method_has_curves_of_its_own(house, tmp_path) -> None:
     assert bench(house, tmp_path / "1")._label == "checked"
     assert bench(house, tmp_path / "2", before=(Train,))._label == "checked 2"

@@ -6,11 +6,11 @@ import os
 import platform
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 import compressor
+from compressor import installed
 
 PROTOCOL = 3  # results of different protocols never share a table
 UNAVAILABLE: Final = "unavailable"
@@ -61,19 +61,12 @@ def environment(*, threads: int) -> dict[str, Any]:
 
 def packages() -> dict[str, str]:
     """Return the installed versions of what decides a measured value."""
-    return {name: version for name in _PACKAGES if (version := _version(name))}
+    return installed.versions(_PACKAGES)
 
 
 def processor() -> list[Any]:
     """Return what decides how a sum is rounded: the processor and the instructions it has."""
     return [_cpu(), _flags()]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _git() -> dict[str, Any] | str:

@@ -175,7 +175,7 @@ def _with_lost(found: Runs, ended: Mapping[Path, str]) -> Runs:
 
 
 def _folders(found: Runs) -> set[Path]:
-    return {each.folder for each in (*found.runs, *found.rejected)}
+    return {run.folder for run in found.runs} | {one.folder for one in found.rejected}
 
 
 def shape(blueprint: Blueprint) -> str:

@@ -50,6 +50,7 @@ class Runtime(ABC):
     precision: ClassVar[str] = "fp32"  # of floating arithmetic: set, never left to the engine
     forms: ClassVar[frozenset[Form]]  # what it can be given
     needs_export: ClassVar[bool] = False  # True: a torch artifact must be exported to ONNX first
+    libraries: ClassVar[tuple[str, ...]] = ()  # distributions beside torch that export for it and execute
 
     def accepts(self, form: Form) -> bool:
         """Tell whether an artifact of this form can be executed, through an export if need be."""

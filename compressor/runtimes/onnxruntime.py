@@ -18,6 +18,7 @@ class OnnxRuntime(Runtime):
     name = "onnxruntime"
     forms = frozenset({Form.torch, Form.onnx})
     needs_export = True
+    libraries = ("onnx", "onnxscript", "onnxruntime")
 
     def available(self) -> str | None:
         return None

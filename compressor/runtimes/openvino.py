@@ -10,6 +10,7 @@ import numpy as np
 
 from compressor.artifact import Form
 from compressor.errors import MeasureError, MissingExtra
+from compressor.installed import require, wrong_version
 from compressor.machine import native_bf16
 from compressor.runtimes.base import Inputs, Logits, ModelOpener, Runtime, Session, readable, the_only
 from compressor.runtimes.torch_eager import NO_BF16
@@ -25,13 +26,15 @@ class OpenVino(Runtime):
     name = "openvino"
     forms = frozenset({Form.torch, Form.onnx, Form.openvino})
     needs_export = True
+    libraries = ("onnx", "onnxscript", "openvino")
 
     def available(self) -> str | None:
-        return None if find_spec("openvino") else "openvino is not installed"
+        return wrong_version("openvino") if find_spec("openvino") else "openvino is not installed"
 
     def load(self, folder: Path, form: Form, threads: int, *, open_model: ModelOpener | None = None) -> Session:
-        if OpenVino.available(self):
+        if find_spec("openvino") is None:
             raise MissingExtra.of("openvino", "openvino")
+        require({"openvino"})
         core = import_openvino().Core()
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],

@@ -16,6 +16,7 @@ from compressor import pipeline
 from compressor.artifact import CompressedModel, Form
 from compressor.assets import CACHE_ENV
 from compressor.capabilities import Capabilities
+from compressor.conduct import Guard, kept
 from compressor.config import ChainStep, MethodConfig, StudentConfig, TaskConfig, TrainConfig
 from compressor.context import Context, Plan
 from compressor.keys import weights_hash
@@ -134,6 +135,7 @@ class TinyHouse:
         bench: type[Workbench] = QuickBench,
         cache: Path | None = None,
         progress: Progress | None = None,
+        guard: Guard = kept,
     ) -> CompressedModel:
         """Check a chain and run it from the teacher, with a cache that no other run has touched unless one is given."""
         import torch
@@ -160,7 +162,7 @@ class TinyHouse:
             )
 
         with cache_at(cache or place / "cache"):
-            return pipeline.run(links, self.teacher, make_context)
+            return pipeline.run(links, self.teacher, make_context, guard)
 
     def batch(self, artifact: CompressedModel, *, extra_padding: int = 0) -> Batch:
         """Return the test examples as one batch, optionally padded further."""

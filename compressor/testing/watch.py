@@ -6,11 +6,13 @@ Checks that only look share one run, so that a suite of promises costs a few run
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.artifact import CompressedModel
+from compressor.conduct import State
 from compressor.method import CompressionMethod
 from compressor.testing.house import TinyHouse
 from compressor.workbench import Workbench
@@ -31,9 +33,7 @@ class Watched:
         calibrations: How often calibration data was asked for.
         teacher_before: Fingerprint of the teacher, which is the source too.
         teacher_after: The same after the run.
-        teacher_training: Whether the teacher was left in training mode.
-        state_before: Grad mode, default dtype, threads and current folder.
-        state_after: The same after the run.
+        left_changed: What it did not leave as it was: grad mode, threads, folder, hooks, ...
     """
 
     made: CompressedModel
@@ -41,9 +41,7 @@ class Watched:
     calibrations: int
     teacher_before: str
     teacher_after: str
-    teacher_training: bool
-    state_before: tuple[object, ...]
-    state_after: tuple[object, ...]
+    left_changed: tuple[str, ...]
 
 
 def watched(method: CompressionMethod[Any], house: TinyHouse) -> Watched:
@@ -66,24 +64,28 @@ def _watch(method: CompressionMethod[Any], house: TinyHouse) -> Watched:
             asked.append("calibration")
             return super().calibration_batches(*args, **kwargs)
 
-    fingerprint_before, state_before = fingerprint(house.teacher), _state()
-    made = house.compress([method], bench=Listening)
+    left_changed: list[str] = []
+
+    @contextmanager
+    def looking(_: str, teacher: CompressedModel) -> Iterator[None]:
+        """See what a run would put back, and put it back."""
+        state = State(teacher.module)
+        try:
+            yield
+        finally:
+            left_changed.extend(state.careless())
+            state.put_back()
+
+    fingerprint_before = fingerprint(house.teacher)
+    made = house.compress([method], bench=Listening, guard=looking)
     return Watched(
         made=made,
         fits=asked.count("fit"),
         calibrations=asked.count("calibration"),
         teacher_before=fingerprint_before,
         teacher_after=fingerprint(house.teacher),
-        teacher_training=house.teacher.model.training,
-        state_before=state_before,
-        state_after=_state(),
+        left_changed=tuple(left_changed),
     )
-
-
-def _state() -> tuple[object, ...]:
-    import torch
-
-    return torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(), Path.cwd()
 
 
 def fingerprint(artifact: CompressedModel) -> str:

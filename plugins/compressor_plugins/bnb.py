@@ -69,7 +69,7 @@ class BnbInt8(CompressionMethod[BnbInt8Config]):
     """
 
     Config = BnbInt8Config
-    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True)
+    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True, libraries=frozenset({"bitsandbytes"}))
     references = ("Dettmers et al. 2022, arXiv:2208.07339, sections 3.1 and 3.2, equation 8",)
 
     def check(self, source: Blueprint, plan: Plan) -> None:
@@ -140,7 +140,7 @@ class BnbNf4(CompressionMethod[BnbNf4Config]):
     """
 
     Config = BnbNf4Config
-    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True)
+    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True, libraries=frozenset({"bitsandbytes"}))
     references = ("Dettmers et al. 2023 (QLoRA), arXiv:2305.14314, section 3 and appendix E",)
 
     def check(self, source: Blueprint, plan: Plan) -> None:

@@ -88,7 +88,9 @@ class Int8Static(CompressionMethod[Int8StaticConfig]):
     """Quantise every linear to static int8 with NNCF, for OpenVINO; a final form."""
 
     Config = Int8StaticConfig
-    capabilities = Capabilities(needs_calibration=True, produces=Form.openvino, leaves_trainable=False)
+    capabilities = Capabilities(
+        needs_calibration=True, produces=Form.openvino, leaves_trainable=False, libraries=frozenset({"nncf"})
+    )
     references = (
         "Jacob et al. 2018, arXiv:1712.05877, equation 12",
         "Xiao et al. 2023, arXiv:2211.10438, equation 4",

@@ -47,7 +47,7 @@ class Int8Torchao(CompressionMethod[Int8TorchaoConfig]):
     """
 
     Config = Int8TorchaoConfig
-    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True)
+    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True, libraries=frozenset({"torchao"}))
     references = (
         "Krishnamoorthi 2018, arXiv:1806.08342, section 2.2",
         "Yao et al. 2022 (ZeroQuant), arXiv:2206.01861, section 4.1",

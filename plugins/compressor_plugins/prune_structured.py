@@ -92,6 +92,7 @@ class PruneStructured(CompressionMethod[PruneStructuredConfig]):
             {"classification", "regression", "token_classification"}
         ),  # a masked-LM head is tied to the table
         families=frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert", "albert"}),
+        libraries=frozenset({"torch-pruning"}),
     )
     references = (
         "Fang et al. 2023 (DepGraph), arXiv:2301.12900",

@@ -63,7 +63,9 @@ class PruneVocab(CompressionMethod[PruneVocabConfig]):
     """
 
     Config = PruneVocabConfig
-    capabilities = Capabilities(tasks=frozenset({"classification", "regression", "token_classification"}))
+    capabilities = Capabilities(
+        tasks=frozenset({"classification", "regression", "token_classification"}), reads_unlabelled_text=True
+    )
     references = ("Abdaoui et al. 2020, arXiv:2010.05609", "Yang et al. 2022, TextPruner, arXiv:2203.15996")
 
     def __init__(self, config: PruneVocabConfig) -> None:

@@ -53,7 +53,7 @@ class Int8WeightOnly(CompressionMethod[Int8WeightOnlyConfig]):
     """
 
     Config = Int8WeightOnlyConfig
-    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True)
+    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True, libraries=frozenset({"torchao"}))
     references = ("Krishnamoorthi 2018, arXiv:1806.08342, section 2.2",)
 
     def check(self, source: Blueprint, plan: Plan) -> None:
@@ -105,7 +105,7 @@ class Int4WeightOnly(CompressionMethod[Int4WeightOnlyConfig]):
     """
 
     Config = Int4WeightOnlyConfig
-    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True)
+    capabilities = Capabilities(leaves_trainable=False, leaves_quantised=True, libraries=frozenset({"torchao"}))
     references = (
         "Krishnamoorthi 2018, arXiv:1806.08342, section 2.1",
         "Dettmers, Zettlemoyer 2023, arXiv:2212.09720",

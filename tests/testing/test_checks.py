@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +71,48 @@ class ReadsTheClock(Halve):
         with torch.no_grad():
             model.base_model.encoder.layer[0].output.dense.weight[1, 0] = next(_ticks)
         return source.evolve(model=model)
+
+
+class DrawsUnseeded(Halve):
+    """Draws from generators that the seed of a run does not reach."""
+
+    draw = staticmethod(np.random.random)
+
+    def compress(self, source, ctx):
+        model = self.halved(source)
+        with torch.no_grad():
+            model.base_model.encoder.layer[0].output.dense.weight[1, 0] = self.draw()
+        return source.evolve(model=model)
+
+
+class DrawsFromPython(DrawsUnseeded):
+    """The same from Python's."""
+
+    draw = staticmethod(random.random)
+
+
+class LeavesAHook(Halve):
+    """Leaves a hook on every module of the process."""
+
+    def compress(self, source, ctx):
+        torch.nn.modules.module.register_module_forward_hook(lambda module, given, made: None)
+        return super().compress(source, ctx)
+
+
+class HooksTheTeacher(Halve):
+    """Leaves a hook on the teacher."""
+
+    def compress(self, source, ctx):
+        ctx.teacher.model.classifier.register_forward_hook(lambda module, given, made: None)
+        return super().compress(source, ctx)
+
+
+class LeavesTheTeacherTraining(Halve):
+    """Leaves the teacher in training mode."""
+
+    def compress(self, source, ctx):
+        ctx.teacher.model.train()
+        return super().compress(source, ctx)
 
 
 class ChangesThreads(Halve):
@@ -140,6 +184,11 @@ class HidesItsCut(Halve):
 BROKEN = [
     (ChangesItsSource, "leaves_source_and_teacher_alone"),
     (ReadsTheClock, "same_seed_same_result"),
+    (DrawsUnseeded, "same_seed_same_result"),
+    (DrawsFromPython, "same_seed_same_result"),
+    (HooksTheTeacher, "leaves_source_and_teacher_alone"),
+    (LeavesTheTeacherTraining, "leaves_source_and_teacher_alone"),
+    (LeavesAHook, "restores_global_state"),
     (ChangesThreads, "restores_global_state"),
     (TrainsInSilence, "trains_only_if_declared"),
     (Idle, "trains_only_if_declared"),
