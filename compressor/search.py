@@ -129,6 +129,7 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
     def _search(
         self, study: Study, space: dict[str, BaseDistribution], fixed: list[str], folder: Path
     ) -> list[float] | None:
+        assert self.config is not None
         while (done := len(_told(study))) < self.trials:
             asked = [study.ask(space) for _ in range(min(self.batch, self.trials - done))]
             lines = [[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in asked]
@@ -137,6 +138,8 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             if self.drop_hopeless:
                 self._set_floors(study, folder)
             self.validate_batch_is_legal(lines)
+            token = self.config.hydra.job.env_set[ledger.TOKEN]
+            ledger.expect(folder, token, {trial.number: line for trial, line in zip(asked, lines, strict=True)})
             # Batches of neighbours have neighbouring numbers, and so have their cells.
             self.launcher.launch(lines, initial_job_idx=asked[0].number)
             for trial in asked:
