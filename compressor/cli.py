@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +95,7 @@ def _hydra(arguments: list[str]) -> int:
     session = Session()
     entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(session.run)
     try:
-        entry()
+        _sweep(entry, token)
         if compose.Sweep.folder is not None:
             _run_busy_cells(compose.Sweep.folder, token, methods)
             ledger.tidy(compose.Sweep.folder)  # an interrupted sweep that is run again will want it
@@ -106,6 +106,63 @@ def _hydra(arguments: list[str]) -> int:
     if session.error is not None:
         raise session.error
     return next((entry.code for entry in ended if entry.code), 0)
+
+
+def _sweep(entry: Callable[[], object], token: str) -> None:
+    """Let Hydra run everything, and note the cells that its launcher lost; what the launcher says of them is no bug of ours."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        entry()
+    except (CompressorError, HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # launchers have errors of many kinds for a process of theirs that was killed
+        if not _note_lost_cells(token):
+            raise
+        print(f"\nwarning: the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
+    else:
+        _note_lost_cells(token)
+
+
+def _note_lost_cells(token: str) -> bool:
+    """Note the cells of a multirun that Hydra's launcher lost; tell whether there are any that had begun."""
+    from compressor.cells import lost
+    from compressor.compose import Sweep
+
+    if Sweep.folder is None:
+        return False
+    return lost.note(Sweep.folder, token, _expected(token), _cell_folder)
+
+
+def _expected(token: str) -> dict[int, list[str]]:
+    """Return what is typed for each cell of the multirun: all of Hydra's own sweeper, the last batch of a search."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from compressor.cells import ledger
+    from compressor.compose import Sweep
+
+    assert Sweep.folder is not None and Sweep.config is not None
+    told, sweeper = ledger.expected(Sweep.folder, token), Sweep.config.hydra.sweeper
+    if told or not str(sweeper._target_).endswith(f".{BasicSweeper.__name__}"):
+        return told
+    typed = [*(f"{name}={value}" for name, value in (sweeper.params or {}).items()), *Sweep.config.hydra.overrides.task]
+    overrides = OverridesParser.create(config_loader=Sweep.loader).parse_overrides(typed)
+    return dict(enumerate(line for batch in BasicSweeper.split_arguments(overrides, None) for line in batch))
+
+
+def _cell_folder(number: int, line: Sequence[str]) -> Path:
+    """Return where Hydra would have put the run folder of a cell."""
+    from omegaconf import OmegaConf, open_dict
+
+    from compressor.compose import Sweep
+
+    assert Sweep.folder is not None and Sweep.config is not None and Sweep.loader is not None
+    composed = Sweep.loader.load_sweep_config(Sweep.config, list(line))
+    with open_dict(composed):
+        composed.hydra.job.num = number
+    return Sweep.folder / str(OmegaConf.select(composed, "hydra.sweep.subdir"))
 
 
 class Session:
@@ -162,19 +219,32 @@ class Session:
 
 def _cell(cfg: Any, cell: Cell, number: int, methods: Registry, screen: Screen) -> float | None:
     from compressor import compose
-    from compressor.cells import ledger
+    from compressor.cells import ledger, lost
     from compressor.cells.sharing import BUSY, run_free_cell
 
     screen.rule(f"cell {number}: {' '.join(cell.overrides)}")
     token, told = ledger.token(), _teller(cfg, cell.overrides, methods)
-    outcome = run_free_cell(cell, told, methods, screen, token=token)
+
+    def note(status: str, code: int, job: dict[str, Any] | None = None) -> None:
+        ledger.write(
+            cell.sweep, token, ledger.Entry(number=number, folder=cell.folder, status=status, code=code, job=job)
+        )
+
+    lost.begin(cell, number, token)
+    try:
+        outcome = run_free_cell(cell, told, methods, screen, token=token)
+    except KeyboardInterrupt:
+        note("interrupted", INTERRUPTED)
+        raise
+    except Exception as error:  # a bug of ours, which the launcher tells of
+        note(f"failed({type(error).__name__}: {error})", 1)
+        raise
     status = outcome.result.status
     job = None
     if status == BUSY:
         with suppress(CompressorError):  # of a cell that cannot be composed the other command says so
             job = {"overrides": cell.overrides, "config": compose.to_plain(cfg)}
-    entry = ledger.Entry(number=number, folder=cell.folder, status=status, code=outcome.code, job=job)
-    ledger.write(cell.sweep, token, entry)
+    note(status, outcome.code, job)
     return objective(outcome.result)
 
 

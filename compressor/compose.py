@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.core.plugins import Plugins
@@ -111,9 +113,12 @@ class Sweep(Callback):
     """Hears from Hydra where the cells of a multirun will stand, before any of them runs; named in conf/config.yaml."""
 
     folder: Path | None = None
+    config: DictConfig | None = None
+    loader: ConfigLoader | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """See `Callback`."""
+        Sweep.config, Sweep.loader = config, GlobalHydra.instance().config_loader()
         Sweep.folder = Path(str(config.hydra.sweep.dir)).absolute()
 
 

@@ -280,11 +280,12 @@ class CellConfig:
 
     timeout_s: float | None = None  # a cell that takes longer is ended
     stall_s: float | None = 1800.0  # so is one that neither prints nor computes for so long
+    silent_s: float | None = 14400.0  # and one that prints nothing for so long, however busy; trainings tell each 30 s
     memory_gb: float | None = None  # and one whose processes hold more than so many 10^9 bytes
     log_mb: float = 10.0  # output of a cell that is shown and kept, in 10^6 bytes; the rest is dropped
 
     def __post_init__(self) -> None:
-        for name in ("timeout_s", "stall_s", "memory_gb"):
+        for name in ("timeout_s", "stall_s", "silent_s", "memory_gb"):
             value = getattr(self, name)
             _require(value is None or value > 0, f"cell.{name}", value, "above 0, or null")
         _require(self.log_mb > 0, "cell.log_mb", self.log_mb, "above 0")

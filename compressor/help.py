@@ -41,7 +41,8 @@ Common options (all of them, with their values: python -m compressor --cfg job)
                                        hydra.sweeper.drop_hopeless=true ends a trial that is far behind after an epoch
   tracking=wandb  tracking.project=NAME  tracking.mode=auto|online|offline    a copy of the finished run
   seed=N  device=auto|cpu|cuda  hydra.run.dir=FOLDER
-  -m: cell.timeout_s=S  cell.stall_s=S  cell.memory_gb=X  limits of each cell     hydra.sweep.dir=FOLDER
+  -m: cell.timeout_s=S  cell.memory_gb=X  limits of each cell     hydra.sweep.dir=FOLDER
+      cell.stall_s=1800 ends a cell that neither prints nor computes, cell.silent_s=14400 one that computes and prints nothing
 Environment: COMPRESSOR_CACHE (default ~/.cache/compressor) holds fetched weights, teachers and checkpoints.
 Exit codes: 0 ok, 2 option, 3 incompatible, 4 data, 5 fetching, 6 training, 7 folder or disk, 8 plugin, 9 measuring,
   10 missing extra, 11 a cell of a multirun ended from outside (time, memory, signal), 130 interrupted (the same command goes on

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from compressor import commit, hopeless, installed
 from compressor.cells import ledger
 from compressor.errors import CompressorError, ConfigError, Hopeless, MissingExtra, StoreError
+from compressor.search_terms import require_same, terms
 from compressor.training import floors
 from compressor.trials import Objective, home, lost_points, measured, outcome
 
@@ -37,6 +38,7 @@ JOURNAL: Final = "search.journal"
 _TARGET: Final = "hydra_plugins.compressor.Search"  # Hydra takes sweepers from this namespace alone
 _LOSS: Final = "loss of the teacher's metric beyond search.within"
 _PARAMETERS: Final = "command line"
+_TERMS: Final = "settings"
 _LOG: Final = logging.getLogger("compressor")
 
 
@@ -102,23 +104,32 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         )
 
     def sweep(self, arguments: list[str]) -> list[float] | None:
-        """Search until there are `trials` trials; what a run that was cut off had begun is begun again."""
+        """Search until there are `trials` trials; what a run that was cut off had begun is begun again.
+
+        Raises:
+            ConfigError: Nothing is searched, or the folder holds a search of other settings.
+            StoreError: Another command searches in the folder.
+        """
         assert self.config is not None and self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        space, fixed = split(parser.parse_overrides(arguments))
+        overrides = parser.parse_overrides(arguments)
+        space, fixed = split(overrides)
+        typed = [(str(o.get_key_element()), str(o.input_line).partition("=")[2]) for o in overrides]
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
         with commit.FolderLock(folder / JOURNAL) as lock:
             if not lock.acquire():
                 raise StoreError(
                     f"another command searches in {folder}", allowed="one at a time", hint="another hydra.sweep.dir"
                 )
-            return self._search(self._study(folder), space, fixed, folder)
+            study = self._study(folder, terms(typed, self.objectives, self.within))
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+            return self._search(study, space, fixed, folder)
 
     def _search(
         self, study: Study, space: dict[str, BaseDistribution], fixed: list[str], folder: Path
     ) -> list[float] | None:
+        assert self.config is not None
         while (done := len(_told(study))) < self.trials:
             asked = [study.ask(space) for _ in range(min(self.batch, self.trials - done))]
             lines = [[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in asked]
@@ -127,6 +138,8 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             if self.drop_hopeless:
                 self._set_floors(study, folder)
             self.validate_batch_is_legal(lines)
+            token = self.config.hydra.job.env_set[ledger.TOKEN]
+            ledger.expect(folder, token, {trial.number: line for trial, line in zip(asked, lines, strict=True)})
             # Batches of neighbours have neighbouring numbers, and so have their cells.
             self.launcher.launch(lines, initial_job_idx=asked[0].number)
             for trial in asked:
@@ -145,22 +158,29 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         told = hopeless.floors(done, within=self.within, startup=self.startup)
         floors.write(ledger.floors(folder, self.config.hydra.job.env_set[ledger.TOKEN]), told)
 
-    def _study(self, folder: Path) -> Study:
+    def _study(self, folder: Path, wanted: dict[str, str]) -> Study:
         """Open the folder's study, or begin it; trials of a process that died are begun anew."""
         optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = folder / JOURNAL
         mend(path)
-        backend = optuna.storages.journal.JournalFileBackend(str(path))
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
         sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=self.startup)
-        name = " ".join(self.objectives)
+        for name in optuna.get_all_study_names(storage):
+            before = optuna.load_study(study_name=name, storage=storage)
+            if before.user_attrs.get(_TERMS) == wanted:
+                continue
+            if any((folder / str(trial.number)).exists() for trial in before.trials):
+                require_same(before.user_attrs.get(_TERMS), wanted, folder)
+            optuna.delete_study(study_name=name, storage=storage)  # its first command line could not be composed, say
         study = optuna.create_study(
-            storage=optuna.storages.JournalStorage(backend),
+            storage=storage,
             sampler=sampler,
-            study_name=f"{name}, within {self.within}",
+            study_name=f"{' '.join(self.objectives)}, within {self.within}",
             directions=["maximize" if o is Objective.accuracy else "minimize" for o in self.objectives],
             load_if_exists=True,
         )
+        study.set_user_attr(_TERMS, wanted)
         for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
             study.enqueue_trial(trial.params)
             study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
@@ -215,9 +235,7 @@ def split(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], l
             kind = distributions.IntDistribution if whole else distributions.FloatDistribution
             space[key] = kind(value.start, value.end, log=log)
         else:
-            raise ConfigError(
-                f"{override.input_line}: a search cannot draw from it", allowed="choice, range, interval, glob"
-            )
+            raise ConfigError(f"{override.input_line}: a search cannot draw from it", allowed="choice, range, interval")
     if not space:
         raise ConfigError(
             "nothing is searched", hint="'student.layers=range(2,11)' or 'train.learning_rate=interval(5e-5,4e-4)'"

@@ -53,6 +53,8 @@ def test_every_kind_of_sweep_is_a_distribution() -> None:
         "train.learning_rate": d.FloatDistribution(5e-5, 4e-4, log=True),
     }
     assert fixed == ["task.max_length=64", "task.extra_tests=[a,b]"]
+    with pytest.raises(ConfigError, match="cannot draw from it\n  allowed: choice, range, interval$"):
+        split(parsed("student.layers=glob(*)"))
     with pytest.raises(ConfigError, match="nothing is searched"):
         split(parsed("method=distill"))
 
@@ -150,6 +152,56 @@ def test_trials_that_lose_too_much_are_not_feasible(tmp_path: Path) -> None:
     assert best
     for trial in best:
         assert lost_points(outcome(tmp_path / str(trial.number))) <= 6.0
+
+
+BOUND = {"within": 6.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "named"),
+    [
+        (["method=distill", "student.layers=2,4"], {}, r"student.layers=2,4\n  allowed: student.layers=range\(2,11\)"),
+        (["method=pkd", "student.layers=range(2,11)"], {}, "method=pkd\n  allowed: method=distill"),
+        ([*ARGUMENTS, "seed=1"], {}, "seed=1\n  allowed: no seed"),
+        (ARGUMENTS, BOUND, "hydra.sweeper.within=6.0\n  allowed: hydra.sweeper.within=None"),
+        (ARGUMENTS, {"objectives": ["bytes"]}, "hydra.sweeper.objectives=bytes\n"),
+    ],
+)
+def test_a_search_goes_on_under_its_own_settings_alone(
+    arguments: list[str], options: dict, named: str, tmp_path: Path
+) -> None:
+    search(tmp_path, Launcher(tmp_path), trials=3).sweep(ARGUMENTS)
+    before = {path.name: path.read_bytes() for path in (tmp_path / JOURNAL, tmp_path / "multirun.yaml")}
+    launcher = Launcher(tmp_path)
+    with pytest.raises(ConfigError, match=named) as caught:
+        search(tmp_path, launcher, trials=6, **options).sweep(arguments)
+    assert "another hydra.sweep.dir" in caught.value.hint and launcher.lines == []
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}, "what was refused leaves no trace"
+    search(tmp_path, launcher, trials=5).sweep([*ARGUMENTS, "cell.timeout_s=60"])
+    assert len(launcher.lines) == 2 and len(study(tmp_path).trials) == 5, (
+        "more trials and other limits are no other search"
+    )
+
+
+def test_a_search_of_which_no_cell_ran_may_be_typed_anew(tmp_path: Path) -> None:
+    def illegal(lines: list[list[str]]) -> None:
+        raise ConfigError("student.layers=none")
+
+    mistyped = search(tmp_path, Launcher(tmp_path))
+    mistyped.validate_batch_is_legal = illegal
+    with pytest.raises(ConfigError, match="student.layers=none"):
+        mistyped.sweep(["method=distill", "student.layers=2,none"])
+    search(tmp_path, Launcher(tmp_path), trials=2, within=1.0).sweep(ARGUMENTS)
+    assert [trial.number for trial in study(tmp_path).trials] == [0, 1]
+
+
+def test_a_search_that_noted_no_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
+    old = optuna.create_study(storage=storage, study_name="bytes, within None")
+    old.ask({"student.layers": optuna.distributions.IntDistribution(2, 10)})
+    made(tmp_path / "0", 6)
+    with pytest.raises(ConfigError, match="settings were not noted"):
+        search(tmp_path, Launcher(tmp_path)).sweep(ARGUMENTS)
 
 
 class Droppers(Launcher):

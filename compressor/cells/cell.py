@@ -96,7 +96,7 @@ def run_cell(cell: Cell, compose: Callable[[], Composed], registry: Registry, sc
     def ended(status: str, code: int, output: Path | None = None) -> Outcome:
         result = RunResult(status=status, run_key=key, task="", seed=0, seconds_total=time.perf_counter() - start)
         try:
-            _record(result, cell, output)
+            record(result, cell, output)
         except CompressorError as error:  # the folder is taken, or the disk is full: the table still names the cell
             screen.failure(error)
         return Outcome(result=result, code=code)
@@ -177,6 +177,8 @@ def describe(ending: Ending, told: Mapping[str, Any] | None, limits: CellConfig)
         return f"timeout(not finished after {limits.timeout_s:g} s: cell.timeout_s)", ENDED
     if ending.stop is Stop.stall:
         return f"timeout(neither printed nor computed for {limits.stall_s:g} s: cell.stall_s)", ENDED
+    if ending.stop is Stop.silence:
+        return f"timeout(computed without printing for {limits.silent_s:g} s: cell.silent_s)", ENDED
     if ending.stop is Stop.memory:
         return f"oom(held {peak}, and cell.memory_gb={limits.memory_gb:g})", ENDED
     if told is not None and told.get("memory"):
@@ -240,7 +242,7 @@ def _told(place: Path) -> Mapping[str, Any] | None:
     return told if isinstance(told, dict) and {"kind", "got", "code"} <= set(told) else None
 
 
-def _record(result: RunResult, cell: Cell, output: Path | None) -> None:
+def record(result: RunResult, cell: Cell, output: Path | None) -> None:
     """Write the run folder of a cell without a result: why, what was asked for, and what it printed."""
     with RunFolder(cell.folder) as place:
         place.write_yaml("run.yaml", {"overrides": list(cell.overrides)})

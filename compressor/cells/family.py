@@ -1,6 +1,7 @@
-"""Everything that a cell started, found by a mark in the environment that children inherit.
+"""Everything that a cell started: who bears its mark in the environment, which children inherit, and who stems from it.
 
-A process group is not enough: measuring processes have groups of their own, so that they can be ended alone.
+A process group is not enough: measuring processes have groups of their own, so that they can be ended alone. Neither sign is
+enough alone: a process can clear its environment, and where there are no subreapers an orphan stems from the cell no more.
 """
 
 from __future__ import annotations
@@ -8,13 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, NamedTuple
 
+from compressor.cells.kin import PROC, Kin, environment, fields, processes
+
 MARK: Final = "COMPRESSOR_CELL"
-_PROC: Final = Path("/proc")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -26,15 +26,20 @@ class Use(NamedTuple):
     resident_bytes: int
 
 
-def members(mark: str) -> list[int]:
-    """Return the living processes that bear a mark; none where there is no /proc."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in _processes():
+def marked(mark: str) -> bytes:
+    """Return what stands in the environment of who bears a mark."""
+    return f"{MARK}={mark}".encode()
+
+
+def members(mark: str, kin: Kin | None = None) -> list[int]:
+    """Return the living processes that bear a mark, and those of `kin`; none where there is no /proc."""
+    wanted = marked(mark)
+    found = kin.living() if kin is not None else set()
+    for folder in processes():
         with suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0") and _state(folder) != "Z":
-                found.append(int(folder.name))
-    return found
+            if wanted in environment(int(folder.name)) and fields(folder)[0] != "Z":
+                found.add(int(folder.name))
+    return sorted(found)
 
 
 def use(pids: list[int]) -> Use:
@@ -42,32 +47,18 @@ def use(pids: list[int]) -> Use:
     seconds, resident = 0.0, 0
     for pid in pids:
         with suppress(OSError, ValueError, IndexError):
-            fields = _fields(_PROC / str(pid))
-            seconds += sum(map(int, fields[11:15])) / _TICKS  # user, system, and the same of waited-for children
-            resident += int(fields[21]) * _PAGE
+            told = fields(PROC / str(pid))
+            seconds += sum(map(int, told[11:15])) / _TICKS  # user, system, and the same of waited-for children
+            resident += int(told[21]) * _PAGE
     return Use(seconds, resident)
 
 
-def end(mark: str, *, within_s: float = 5.0) -> list[int]:
-    """Kill every process that bears the mark, those that are started meanwhile included; return who lives on."""
+def end(mark: str, kin: Kin | None = None, *, within_s: float = 5.0) -> list[int]:
+    """Kill every member, those that are started meanwhile included; return who lives on."""
     deadline = time.monotonic() + within_s
-    while (living := members(mark)) and time.monotonic() < deadline:
+    while (living := members(mark, kin)) and time.monotonic() < deadline:
         for pid in living:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
     return living
-
-
-def _processes() -> Iterator[Path]:
-    with suppress(OSError):
-        yield from (folder for folder in _PROC.iterdir() if folder.name.isdigit())
-
-
-def _state(folder: Path) -> str:
-    return _fields(folder)[0]
-
-
-def _fields(folder: Path) -> list[str]:
-    """Return the fields of /proc/<pid>/stat from the state on."""
-    return (folder / "stat").read_text().rpartition(")")[2].split()

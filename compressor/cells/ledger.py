@@ -1,4 +1,4 @@
-"""Which cells one command has ended, and how: files beside the run folders, so that any launcher's processes can write them.
+"""Which cells one command has begun and ended, and how: files beside the run folders.
 
 Hydra's launchers may run a cell in this process, in another, or on another machine; a return value or a variable does not
 always come back, a file in the sweep's folder does.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,18 +20,20 @@ from compressor.errors import CompressorError
 TOKEN: Final = "COMPRESSOR_SWEEP"  # environment variable that names the command; Hydra sets it wherever a cell runs
 PLACE: Final = ".cells"
 _BEGUN: Final = "begun"
+_EXPECTED: Final = "expected"
 SHARED: Final = "shared"  # folder in it, of what the cells need not compute twice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A cell that has ended.
+    """A cell that has begun or ended.
 
     Attributes:
         number: Of the cell, in the command.
         folder: Where its run folder stands.
-        status: How it ended.
+        status: How it ended; from its beginning on, how it will have ended if nobody says more.
         code: What it adds to the command's exit code.
+        overrides: As typed, until it has ended.
         job: What is needed to run it after all (its overrides and settings), where another command was at it.
     """
 
@@ -39,6 +41,7 @@ class Entry:
     folder: Path
     status: str
     code: int
+    overrides: list[str] = field(default_factory=list)
     job: Mapping[str, Any] | None = None
 
 
@@ -59,6 +62,21 @@ def begin(sweep: Path, token: str) -> float:
 def floors(sweep: Path, token: str) -> Path:
     """Return the file where a command that searches writes what its trainings must reach."""
     return sweep / PLACE / token / "floors"
+
+
+def expect(sweep: Path, token: str, lines: Mapping[int, Sequence[str]]) -> None:
+    """Note what is typed for cells that a launcher is about to be given, by number; cells noted before are forgotten."""
+    path = sweep / PLACE / token / _EXPECTED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    commit.write_json_atomic(path, {str(number): list(line) for number, line in lines.items()})
+
+
+def expected(sweep: Path, token: str) -> dict[int, list[str]]:
+    """Return what `expect` noted last."""
+    try:
+        return {int(number): line for number, line in commit.read_json(sweep / PLACE / token / _EXPECTED).items()}
+    except CompressorError:
+        return {}
 
 
 def write(sweep: Path, token: str, entry: Entry) -> None:

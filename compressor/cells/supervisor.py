@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from compressor.cells import family
+from compressor.cells.kin import Kin
 from compressor.config import CellConfig
 
 _LOOK_S: Final = 5.0  # between looks at all processes of the machine: some milliseconds each
@@ -33,6 +34,7 @@ class Stop(StrEnum):
 
     wall = "wall"
     stall = "stall"
+    silence = "silence"
     memory = "memory"
 
 
@@ -70,7 +72,7 @@ def supervise(
     Args:
         command: What to run.
         environment: Its environment, to which the mark of the cell is added.
-        limits: Wall time, time without a sign of life, memory, output.
+        limits: Wall time, time without a sign of life, time without output, memory, size of the output.
         log: File for its output, standard error included.
         show: Gets the output too, piece by piece.
 
@@ -79,30 +81,24 @@ def supervise(
     """
     mark = uuid.uuid4().hex
     start, kills = time.monotonic(), _system_kills()
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**environment, family.MARK: mark},
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    watch = _Watch(limits, mark, start)
-    survivors: list[int] = []
-    try:
-        with log.open("wb") as kept:
-            output = _Output(process.stdout, kept, show, int(limits.log_mb * 1e6))
-            stop = _until_end(process, output, watch)
-            if stop is not None:
-                _ask(process, signal.SIGTERM, _GRACE_S)
-    except KeyboardInterrupt:
-        _ask(process, signal.SIGINT, _PARTING_S)
-        raise
-    finally:
-        survivors = family.end(mark)
-        _ask(process, signal.SIGKILL, _GRACE_S)
-        process.stdout.close()
+    with Kin(family.marked(mark)) as kin:
+        process = kin.start(lambda: _start(command, {**environment, family.MARK: mark}))
+        assert process.stdout is not None
+        watch = _Watch(limits, lambda: family.use(family.members(mark, kin)), start)
+        survivors: list[int] = []
+        try:
+            with log.open("wb") as kept:
+                output = _Output(process.stdout, kept, show, int(limits.log_mb * 1e6))
+                stop = _until_end(process, output, watch)
+                if stop is not None:
+                    _ask(process, signal.SIGTERM, _GRACE_S)
+        except KeyboardInterrupt:
+            _ask(process, signal.SIGINT, _PARTING_S)
+            raise
+        finally:
+            survivors = family.end(mark, kin)
+            _ask(process, signal.SIGKILL, _GRACE_S)
+            process.stdout.close()
     killed = (_system_kills() or 0) > (kills or 0)
     return Ending(
         code=process.returncode if process.returncode is not None else -signal.SIGKILL,
@@ -111,6 +107,17 @@ def supervise(
         peak_bytes=watch.peak_bytes,
         out_of_memory=killed,
         survivors=tuple(survivors),
+    )
+
+
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
     )
 
 
@@ -142,10 +149,10 @@ class _Output:
 class _Watch:
     """Looks at what a cell uses, and says which limit it breaks."""
 
-    def __init__(self, limits: CellConfig, mark: str, start: float) -> None:
+    def __init__(self, limits: CellConfig, use: Callable[[], family.Use], start: float) -> None:
         self.peak_bytes = 0
-        self._limits, self._mark, self._start = limits, mark, start
-        self._alive, self._cpu_seconds = start, 0.0
+        self._limits, self._use, self._start = limits, use, start
+        self._alive, self._heard, self._cpu_seconds = start, start, 0.0
         self._look_s = _LOOK_S if limits.memory_gb is None else _MEMORY_LOOK_S
         self._looked = start
 
@@ -157,15 +164,17 @@ class _Watch:
             ends.append(self._start + self._limits.timeout_s)
         if self._limits.stall_s is not None:
             ends.append(self._alive + self._limits.stall_s)
+        if self._limits.silent_s is not None:
+            ends.append(self._heard + self._limits.silent_s)
         return max(min(ends), self._looked + 0.05)
 
     def heard(self) -> None:
-        """Note a sign of life."""
-        self._alive = time.monotonic()
+        """Note that it printed."""
+        self._alive = self._heard = time.monotonic()
 
     def look(self) -> Stop | None:
         """Return the limit that is broken now."""
-        used = family.use(family.members(self._mark))
+        used = self._use()
         now = self._looked = time.monotonic()
         self.peak_bytes = max(self.peak_bytes, used.resident_bytes)
         if abs(used.cpu_seconds - self._cpu_seconds) >= 0.5:  # less when a process that used some is gone
@@ -177,6 +186,8 @@ class _Watch:
             return Stop.wall
         if limits.stall_s is not None and now - self._alive >= limits.stall_s:
             return Stop.stall
+        if limits.silent_s is not None and now - self._heard >= limits.silent_s:
+            return Stop.silence
         return None
 
 

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from compressor.cells import family
+from compressor.cells import family, kin
 from compressor.cells.cell import describe
 from compressor.cells.supervisor import Stop, supervise
 from compressor.config import CellConfig
@@ -79,6 +81,16 @@ def test_a_cell_that_does_nothing_is_told_from_one_that_computes_or_talks(tmp_pa
     assert run(talks, tmp_path, limits)[0].stop is None
 
 
+def test_a_cell_that_computes_for_ever_and_says_nothing_is_ended(tmp_path: Path) -> None:
+    limits = CellConfig(silent_s=3, timeout_s=20)
+    ending, _, _ = run("while True: pass", tmp_path, limits)
+    assert ending.stop is Stop.silence and 3 <= ending.seconds < 10
+    assert describe(ending, None, limits) == ("timeout(computed without printing for 3 s: cell.silent_s)", 11)
+    talks = "import time; t = time.time()\nwhile time.time() - t < 5: print('step', flush=True); time.sleep(0.2)"
+    assert run(talks, tmp_path, limits)[0].stop is None
+    assert CellConfig().silent_s is not None, "an endless loop must not hold a sweep for ever"
+
+
 def test_who_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
     ending, _, _ = run(code, tmp_path, CellConfig(timeout_s=1))
@@ -105,6 +117,75 @@ def test_nothing_that_it_started_outlives_it_not_even_in_a_session_of_its_own(tm
     assert ending.code == 0 and ending.seconds < 10 and not ending.survivors
     pids = [int(line) for line in kept.split()]
     assert len(pids) == 2 and not [pid for pid in pids if _lives(pid)]
+
+
+ESCAPES = {
+    "while the cell lives": "subprocess.Popen(['env', '-i', 'setsid', *sleep]); time.sleep(1)",
+    "as the cell ends": "subprocess.Popen(['env', '-i', 'setsid', *sleep])",
+    "by a parent that is gone": "subprocess.run(['env', '-i', 'setsid', 'sh', '-c', '\"$@\" & exit', 'sh', *sleep])",
+    "and the cell is killed": "subprocess.Popen(['env', '-i', 'setsid', *sleep]); time.sleep(.5); os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES)
+def test_nothing_escapes_by_clearing_its_environment(escape: str, tmp_path: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(61)", str(tmp_path)]
+    ending, kept, _ = run(f"import os, subprocess, sys, time\nsleep = {sleep}\n{escape}", tmp_path)
+    assert ending.stop is None and ending.seconds < 10 and not ending.survivors, kept
+    assert _with_argument(tmp_path) == [], "the escaped lives on"
+
+
+def test_what_an_orphan_holds_counts_to_the_cell(tmp_path: Path) -> None:
+    hoard = "held = b'x' * 400_000_000\nimport time; time.sleep(60)"
+    code = (
+        "import subprocess, sys, time\n"
+        f"hoard = ['env', '-i', 'setsid', sys.executable, '-c', {hoard!r}, {str(tmp_path)!r}]\n"
+        "subprocess.run(['sh', '-c', '\"$@\" & exit', 'sh', *hoard]); time.sleep(60)"
+    )
+    ending, _, _ = run(code, tmp_path, CellConfig(memory_gb=0.2, timeout_s=30))
+    assert ending.stop is Stop.memory and _with_argument(tmp_path) == []
+
+
+def test_what_we_started_ourselves_is_no_orphan_of_a_cell(tmp_path: Path) -> None:
+    """Neither what was there before, nor what we start meanwhile, nor what another cell that we supervise has started."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    before = subprocess.Popen(sleep, env={}, start_new_session=True)
+    found = []
+
+    def other() -> None:
+        folder = tmp_path / "other"
+        folder.mkdir()
+        talks = (
+            "import subprocess, sys, time\np = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
+        )
+        talks += " start_new_session=True)\ntime.sleep(4)\nprint('lives', p.poll() is None)"
+        found.append(run(talks, folder))
+
+    beside = threading.Thread(target=other)
+    beside.start()
+    time.sleep(0.5)
+    meanwhile: list[subprocess.Popen[bytes]] = []
+    starter = threading.Timer(0.5, lambda: meanwhile.append(subprocess.Popen(sleep, env={})))
+    starter.start()
+    try:
+        run("import time; time.sleep(1.5)", tmp_path)
+        starter.join()
+        assert before.poll() is None and meanwhile[0].poll() is None
+        beside.join()
+        ((ending, kept, _),) = found
+        assert ending.code == 0 and kept == "lives True\n"
+    finally:
+        for process in (before, *meanwhile):
+            process.kill()
+            process.wait()
+
+
+def test_no_ended_orphan_is_left_to_us_and_the_role_is_given_back(tmp_path: Path) -> None:
+    run(
+        "import subprocess; subprocess.run(['env', '-i', 'setsid', 'sh', '-c', 'sleep 61 & sleep 62 & exit'])", tmp_path
+    )
+    mine = [pid for pid, status in kin.statuses().items() if status.parent == os.getpid()]
+    assert not [pid for pid in mine if kin.statuses()[pid].state == "Z"] and not kin._subreaper()
 
 
 def test_others_are_not_touched(tmp_path: Path) -> None:
@@ -147,10 +228,20 @@ def test_an_interrupt_is_passed_on_and_the_cell_may_save_its_work(tmp_path: Path
     assert saved.read_text() == "whole"
 
 
-@pytest.mark.parametrize("name", ["timeout_s", "stall_s", "memory_gb", "log_mb"])
+@pytest.mark.parametrize("name", ["timeout_s", "stall_s", "silent_s", "memory_gb", "log_mb"])
 def test_a_limit_is_above_nothing(name: str) -> None:
     with pytest.raises(ConfigError, match=f"cell.{name}=0"):
         CellConfig(**{name: 0})
+
+
+def _with_argument(place: Path) -> list[int]:
+    """Return who has the place in its command line."""
+    found = []
+    for folder in kin.processes():
+        with suppress(OSError):
+            if str(place).encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
 
 
 def _lives(pid: int) -> bool:

@@ -51,6 +51,9 @@ class Hostile(CompressionMethod[HostileConfig]):
             ctypes.string_at(0)
         if end == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if end == "launcher":
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
         if end == "memory":
             held = []
             while True:
@@ -63,6 +66,12 @@ class Hostile(CompressionMethod[HostileConfig]):
         if end == "hang":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
             time.sleep(600)
+        if end == "spin":
+            while True:
+                pass
+        if end == "escape":  # from the environment, the session and the parent
+            sleep = [sys.executable, "-c", "import time; time.sleep(600)", __file__]
+            subprocess.run(["env", "-i", "setsid", "sh", "-c", '"$@" & exit', "sh", *sleep], check=True)
         if end == "flood":
             for _ in range(300):
                 sys.stdout.write("x" * 100_000)

@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +34,19 @@ STATES = {
     "kill": "killed(SIGKILL)",
     "memory": "oom(",
     "nan": "failed(MeasureError: scoring of 'hostile': the model gives logits that are not finite",
-    "hang": "timeout(",
+    "hang": "timeout(neither",
+    "spin": "timeout(computed",
+    "escape": "ok",
     "flood": "ok",
     "option": "failed(ConfigError: method.hostile.end=option",
 }
+LOST = {"launcher": "killed(its launcher's process ended)"}  # an end that Hydra's own launcher does not outlive
 LAUNCHERS = {
     "basic": (),
     "joblib": ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
     "submitit": ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"),
 }
+SILENT_S = 40  # beyond cell.stall_s: a healthy cell measures for less
 SIDE_BY_SIDE_S = 90  # cells wait for each other then, and say so once a minute
 GONE_S = 5.0  # by then nothing that a sweep started is alive
 TIMEOUT_S = 1200.0
@@ -81,8 +86,8 @@ def sweep(
         *("teacher.train.batch_size=16", "teacher.train.learning_rate=3e-3", "task.max_length=48"),
         *("task=file", f"task.train={place / 'data.csv'}", "bench.runtimes=[torch]", "bench.texts=4"),
         *("bench.blocks=4", "bench.loads=4", "bench.warmup_calls=2", "bench.memory=false", "bench.repeats=0"),
-        *(f"cell.stall_s={stall_s}", "cell.memory_gb=4", "cell.log_mb=1", f"hydra.sweep.dir={place / 'sweep'}"),
-        f"hydra.sweep.subdir={subdir}",
+        *(f"cell.stall_s={stall_s}", f"cell.silent_s={stall_s + SILENT_S}", "cell.memory_gb=4", "cell.log_mb=1"),
+        *(f"hydra.sweep.dir={place / 'sweep'}", f"hydra.sweep.subdir={subdir}"),
         *LAUNCHERS[launcher],
     ]
     ended = subprocess.run(
@@ -104,7 +109,7 @@ def prepare(place: Path) -> None:
 def wrong(swept: Swept, ends: Sequence[str], numbers: Sequence[int] = (0,)) -> dict[tuple[str, int], str]:
     """Return the cells that have not the state that they ought to have."""
     found = {(end, number): swept.states.get((end, number), "no state") for end in ends for number in numbers}
-    return {cell: state for cell, state in found.items() if not state.startswith(STATES[cell[0]])}
+    return {cell: state for cell, state in found.items() if not state.startswith((STATES | LOST)[cell[0]])}
 
 
 def survive(folder: Path, launcher: str, numbers: Sequence[int] = (0, 1)) -> Outcome:
@@ -128,7 +133,7 @@ def _states(place: Path, numbers: Sequence[int]) -> dict[tuple[str, int], str]:
     for path in [*(place / "sweep").glob("[!.]*/result.json"), *(place / "sweep").glob("[!.]*/[!.]*/result.json")]:
         commit.verify(path.parent)
         typed = (path.parent / "run.yaml").read_text()
-        end = next(e for e in STATES if f"method.hostile.end={e}\n" in typed)
+        end = next(e for e in STATES | LOST if f"method.hostile.end={e}\n" in typed)
         number = next(n for n in numbers if f"method.hostile.number={n}\n" in typed)
         status = json.loads(path.read_text())["status"]
         if status.startswith("skipped(duplicate of "):
@@ -139,14 +144,15 @@ def _states(place: Path, numbers: Sequence[int]) -> dict[tuple[str, int], str]:
 
 
 def _living(place: Path) -> tuple[int, ...]:
-    """Return the processes of the place's cells that are alive."""
+    """Return the processes of the place's cells that are alive: by their environment, or by what they were started with."""
     numbers = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
-    return tuple(pid for pid in numbers if str(place / "site").encode() in _environ(pid))
+    return tuple(pid for pid in numbers if any(str(place / "site").encode() in told for told in _told(pid)))
 
 
-def _environ(pid: int) -> bytes:
-    try:
+def _told(pid: int) -> Iterator[bytes]:
+    """Yield the command line of a process, and its environment if it is a cell's."""
+    with suppress(OSError):
+        yield Path(f"/proc/{pid}/cmdline").read_bytes()
         environ = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
-    return environ if family.MARK.encode() in environ else b""
+        if family.MARK.encode() in environ:
+            yield environ

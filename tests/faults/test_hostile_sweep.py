@@ -26,7 +26,7 @@ def test_a_hostile_sweep_loses_nothing_but_the_hostile(tmp_path: Path) -> None:
     assert len(swept.printed) < 2_500_000, "a flood reaches neither the terminal nor the disk whole"
     record = next((tmp_path / "sweep").glob("*/output.txt"))
     assert record.stat().st_size > 0
-    assert not swept.living, "the hanging cell's child lives on"
+    assert not swept.living, "a child of the hanging cell or of the escaping one lives on"
     assert not (tmp_path / "sweep" / ".cells" / "shared").exists()
 
     again = sweep(tmp_path, ["well", "flood", "raise"])
@@ -43,6 +43,29 @@ def test_other_launchers_lose_no_more(tmp_path: Path, launcher: str) -> None:
     swept = sweep(tmp_path, ends, launcher=launcher, stall_s=SIDE_BY_SIDE_S)
     assert not wrong(swept, ends), swept.printed[-5000:]
     assert swept.code != 0 and not swept.living and "== 3 cells" in swept.printed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_job_that_is_killed_with_its_cell_is_named_and_the_others_are_waited_for(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    ends = ["launcher", "well"]
+    swept = sweep(tmp_path, ends, launcher="submitit", stall_s=SIDE_BY_SIDE_S)
+    assert not wrong(swept, ends), swept.printed[-5000:]
+    said = swept.printed.partition("== 2 cells")[2]
+    assert swept.code == 11 and "killed" in said and "launcher failed" in swept.printed, swept.printed[-5000:]
+    assert not swept.living
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_cells_that_a_killed_worker_never_began_are_named_too(tmp_path: Path) -> None:
+    prepare(tmp_path)
+    swept = sweep(tmp_path, ["launcher", "well"], numbers=(0, 1, 2), launcher="joblib", stall_s=SIDE_BY_SIDE_S)
+    said = swept.printed.partition("== 6 cells")[2]
+    assert swept.code == 11 and said.count("killed") >= 6 and "before it began" in said, swept.printed[-5000:]
+    assert ("launcher", 0) in swept.states and ("well", 2) not in swept.states
+    assert not wrong(swept, ["launcher"]) and not swept.living, swept.states
 
 
 @pytest.mark.slow
