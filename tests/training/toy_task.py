@@ -70,7 +70,6 @@ class Toy:
             train=self.train,
             validation=self.validation,
             settings=settings,
-            progress=silent_progress(),
-            **(options or {}),
+            **{"progress": silent_progress(), **(options or {})},
         )
         return model, result
