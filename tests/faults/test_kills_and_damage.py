@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+import compressor
 from compressor import commit
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,6 +17,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 import damage  # noqa: E402 - found through the line above
 import killed_training  # noqa: E402
 import killed_writers  # noqa: E402
+
+
+def test_every_failpoint_of_the_whole_package_is_one_that_trainings_are_killed_at() -> None:
+    text = "".join(path.read_text() for path in Path(compressor.__file__).parent.rglob("*.py"))
+    assert set(re.findall(r'failpoint\("([^"]+)"\)', text)) == set(killed_training.ON_THE_WAY)
 
 
 @pytest.mark.slow
