@@ -45,7 +45,8 @@ SUITES: dict[str, Suite] = {
     "training": lambda folder, share: [killed_training.kill(folder, _count(200, share))],
     "damage": lambda folder, share: damage.damage(folder, _count(200, share)),
     "writers": lambda folder, share: [
-        killed_writers.kill(folder / str(writers), _count(1000 / 3, share), writers=writers) for writers in (1, 2, 8)
+        killed_writers.kill(folder / str(writers), _count(kills, share), writers=writers)
+        for writers, kills in ((1, 333), (2, 333), (8, 334))
     ],
     "disk": _full_disk,
     "sweeps": lambda folder, share: [killed_sweeps.kill(folder, _count(50, share))],

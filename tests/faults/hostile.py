@@ -35,7 +35,7 @@ class Hostile(CompressionMethod[HostileConfig]):
     """Ends as told."""
 
     Config = HostileConfig
-    capabilities = Capabilities()
+    capabilities = Capabilities(needs_training=True)
     references = ("nobody",)
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
@@ -63,6 +63,13 @@ class Hostile(CompressionMethod[HostileConfig]):
             model = copy.deepcopy(source.model)
             next(model.parameters()).data.fill_(float("nan"))
             return source.evolve(model=model)
+        if end == "nan_in_training":
+            ctx.fit(
+                copy.deepcopy(source.model),
+                lambda step: {"bad": step.logits.sum() * (float("nan") if step.step else 1.0)},
+                tokenizer=source.tokenizer,
+                train=ctx.plan.train,
+            )
         if end == "hang":
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
             time.sleep(600)

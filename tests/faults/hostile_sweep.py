@@ -34,6 +34,7 @@ STATES = {
     "kill": "killed(SIGKILL)",
     "memory": "oom(",
     "nan": "failed(MeasureError: scoring of 'hostile': the model gives logits that are not finite",
+    "nan_in_training": "failed(TrainingError: loss term 'bad' (nan) is not finite at step 2 of ",
     "hang": "timeout(neither",
     "spin": "timeout(computed",
     "escape": "ok",
