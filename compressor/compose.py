@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -280,7 +279,7 @@ def _to_object(cfg: DictConfig) -> Any:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise explain(error) from error
-    _require_plain(plain, "")
+    gate.require_plain(plain)
     try:
         return OmegaConf.to_object(cfg)
     except ConfigError as error:
@@ -290,24 +289,6 @@ def _to_object(cfg: DictConfig) -> Any:
         raise ConfigError(f"teacher.{error.got}", allowed=error.allowed, hint=error.hint) from error
     except (OmegaConfBaseException, TypeError, AttributeError) as error:
         raise explain(error) from error
-
-
-def _require_plain(value: Any, option: str) -> None:
-    """Refuse what no option means and what a schema lets through: numbers without end, and lists of anything but plain values.
-
-    Raises:
-        ConfigError: The first such option.
-    """
-    if isinstance(value, dict):
-        for key, below in value.items():
-            _require_plain(below, f"{option}.{key}" if option else str(key))
-        return
-    gate.check_secrets(option, value)
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ConfigError(f"{option}={value}", allowed="finite numbers")
-        if isinstance(item, (list, dict)):
-            raise ConfigError(f"{option}={value}", allowed="a list of plain values")
 
 
 def _fits(section: Any) -> bool:

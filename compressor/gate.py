@@ -7,6 +7,7 @@ sweep's server, and a config with somebody's experiments: what Hydra composes is
 from __future__ import annotations
 
 import functools
+import math
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -71,6 +72,24 @@ def check_secrets(option: str, value: object) -> None:
                 allowed="addresses without",
                 hint="HF_TOKEN=... python -m compressor ..., or a .netrc file",
             )
+
+
+def require_plain(value: Any, option: str = "") -> None:
+    """Refuse what no option means and what a schema lets through: numbers without end, and lists of anything but plain values.
+
+    Raises:
+        ConfigError: The first such option, or one that `check_secrets` refuses.
+    """
+    if isinstance(value, dict):
+        for key, below in value.items():
+            require_plain(below, f"{option}.{key}" if option else str(key))
+        return
+    check_secrets(option, value)
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ConfigError(f"{option}={value}", allowed="finite numbers")
+        if isinstance(item, (list, dict)):
+            raise ConfigError(f"{option}={value}", allowed="a list of plain values")
 
 
 def watch() -> None:
