@@ -71,6 +71,7 @@ def test_a_cell_that_takes_too_long_is_ended_in_time(tmp_path: Path) -> None:
     assert describe(ending, None, CellConfig(timeout_s=1)) == ("timeout(not finished after 1 s: cell.timeout_s)", 11)
 
 
+@pytest.mark.slow
 def test_a_cell_that_does_nothing_is_told_from_one_that_computes_or_talks(tmp_path: Path) -> None:
     limits = CellConfig(stall_s=3)  # on a busy machine half a second of computing takes a while
     ending, _, _ = run("import time; time.sleep(60)", tmp_path, limits)
