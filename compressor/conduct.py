@@ -10,13 +10,15 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from compressor.artifact import CompressedModel
 from compressor.errors import PluginError
 from compressor.keys import weights_hash
+from compressor.tokens import tokenizer_hash
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,9 +27,13 @@ Guard = Callable[[str, CompressedModel], AbstractContextManager[None]]
 
 _LOG = logging.getLogger("compressor")
 _DRAWS: Final = ("random numbers of Python", "random numbers of numpy")
-_HOOKS: Final = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+_HOOKS: Final = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called", "_backward_pre_hooks", "_backward_hooks",
+)  # fmt: skip
 _HOOKS_OF_ALL: Final = (
-    "_global_forward_pre_hooks", "_global_forward_hooks", "_global_backward_pre_hooks", "_global_backward_hooks",
+    "_global_forward_pre_hooks", "_global_forward_hooks", "_global_forward_hooks_with_kwargs",
+    "_global_forward_hooks_always_called", "_global_backward_pre_hooks", "_global_backward_hooks",
 )  # fmt: skip
 
 
@@ -65,11 +71,11 @@ def kept(method: str, teacher: CompressedModel) -> Iterator[None]:
     """Put back what the method `method` changes in the block, and refuse a changed teacher.
 
     Raises:
-        PluginError: The teacher's weights or layers are others.
+        PluginError: The teacher's weights, layers, config or tokenizer are others.
     """
     from compressor.training.checkpoint import rng_state, set_rng_state
 
-    state, drawn, before = State(teacher.module), rng_state(), _fingerprint(teacher.module)
+    state, drawn, before = State(teacher.module), rng_state(), _fingerprint(teacher)
     try:
         yield
     finally:
@@ -78,18 +84,20 @@ def kept(method: str, teacher: CompressedModel) -> Iterator[None]:
         set_rng_state(drawn)
         if careless:
             _LOG.warning("method '%s' left these changed, and they were put back: %s", method, ", ".join(careless))
-    if _fingerprint(teacher.module) != before:
+    if _fingerprint(teacher) != before:
         raise PluginError(
             f"method '{method}' changed the teacher, which other links and the measurements go on with",
             allowed="a result made from a copy: ctx.build_student(source)",
         )
 
 
-def _fingerprint(model: nn.Module | None) -> tuple[object, ...]:
-    """Return the layers and a hash of the weights; hashing 130 MB takes a tenth of a second."""
-    if model is None:
-        return ()
-    return weights_hash(model), [(name, type(inner)) for name, inner in model.named_modules()]
+def _fingerprint(teacher: CompressedModel) -> tuple[object, ...]:
+    """Return what makes the teacher what it is; hashing weights of 130 MB takes a tenth of a second."""
+    facts = teacher.config.to_dict(), tokenizer_hash(teacher.tokenizer)
+    if teacher.module is None:
+        return facts
+    layers = [(name, type(m), m.extra_repr(), "forward" in vars(m)) for name, m in teacher.module.named_modules()]
+    return *facts, weights_hash(teacher.module), layers
 
 
 def _parts(model: nn.Module | None) -> dict[str, _Part]:
@@ -103,7 +111,7 @@ def _parts(model: nn.Module | None) -> dict[str, _Part]:
         "grad mode": _Part(torch.is_grad_enabled, torch.set_grad_enabled),
         "default dtype": _Part(torch.get_default_dtype, torch.set_default_dtype),
         "number of threads": _Part(torch.get_num_threads, torch.set_num_threads),
-        "current folder": _Part(os.getcwd, os.chdir),
+        "current folder": _Part(_folder, _go_to),
         _DRAWS[0]: _Part(random.getstate, random.setstate),
         _DRAWS[1]: _Part(_numpy_state, np.random.set_state),
         "hooks of all modules": _hooks([vars(all_modules)], _HOOKS_OF_ALL),
@@ -111,6 +119,18 @@ def _parts(model: nn.Module | None) -> dict[str, _Part]:
         "mode of the teacher": _flags(modules, "training"),
         "requires_grad of the teacher": _flags(weights, "requires_grad"),
     }
+
+
+def _folder() -> Path | None:
+    """Return the current folder; None where somebody removed it."""
+    with suppress(OSError):
+        return Path.cwd()
+    return None
+
+
+def _go_to(folder: Path | None) -> None:
+    if folder is not None:
+        os.chdir(folder)
 
 
 def _numpy_state() -> tuple[Any, ...]:
@@ -122,21 +142,27 @@ def _numpy_state() -> tuple[Any, ...]:
 
 def _hooks(owners: Sequence[Mapping[str, Any]], names: Sequence[str]) -> _Part:
     """Return the hooks in these tables, but for those that transformers sets once, to hand out hidden states, and relies on."""
-    tables: list[dict[int, Any]] = [owner[name] for owner in owners for name in names]
 
-    def theirs(hook: object) -> bool:
-        return str(getattr(hook, "__module__", "")).partition(".")[0] == "transformers"
+    def theirs(owner: Mapping[str, Any]) -> set[int]:
+        hooks = [entry for name in names for entry in owner[name].items()]
+        return {key for key, hook in hooks if str(getattr(hook, "__module__", "")).partition(".")[0] == "transformers"}
 
-    def read() -> list[dict[int, Any]]:
-        return [{key: hook for key, hook in table.items() if not theirs(hook)} for table in tables]
+    def read() -> list[list[dict[int, Any]]]:
+        return [[_without(owner[name], skipped) for name in names] for owner in owners for skipped in [theirs(owner)]]
 
-    def write(found: list[dict[int, Any]]) -> None:
-        for table, hooks in zip(tables, found, strict=True):
-            kept = {key: hook for key, hook in table.items() if theirs(hook)}
-            table.clear()
-            table.update(dict(sorted({**hooks, **kept}.items())))  # the order in which they were set
+    def write(found: list[list[dict[int, Any]]]) -> None:
+        for owner, tables in zip(owners, found, strict=True):
+            skipped = theirs(owner)
+            for name, hooks in zip(names, tables, strict=True):
+                stay = {key: hook for key, hook in owner[name].items() if key in skipped}
+                owner[name].clear()
+                owner[name].update(dict(sorted({**hooks, **stay}.items())))  # the order in which they were set
 
     return _Part(read, write)
+
+
+def _without(table: Mapping[int, Any], keys: set[int]) -> dict[int, Any]:
+    return {key: hook for key, hook in table.items() if key not in keys}
 
 
 def _flags(owners: list[Any], name: str) -> _Part:

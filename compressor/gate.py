@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.plugins import Plugins
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from compressor.errors import ConfigError
 
@@ -26,7 +26,11 @@ _CALLBACKS: Final = {"sweep": {"_target_": "compressor.compose.Sweep"}}
 _NO_LOG: Final = {"version": 1, "root": None, "disable_existing_loggers": False}
 _PLUGINS: Final = ("launcher", "sweeper")
 _OWN_VARIABLES: Final = "COMPRESSOR_"
-_USER: Final = re.compile(r"\b[a-z][a-z0-9+.-]*://[^/\s@]+@", re.IGNORECASE)
+_SECRET: Final = re.compile(
+    r"\b[a-z][a-z0-9+.-]*://([^/\s@]+|[^/\s@:]+:(?!\d+/)[^\s@]*)@"  # a user; with a password that may hold a slash, but no port
+    r"|[?&][\w-]*(token|key|secret|password|signature)=",
+    re.IGNORECASE,
+)
 
 
 def check_flags(typed: Namespace) -> None:
@@ -55,20 +59,21 @@ def check_typed(key: str, value: object) -> None:
             allowed="hydra.run.dir, hydra.sweep.dir, hydra.sweep.subdir, hydra/launcher, hydra/sweeper and their options",
             hint="NAME=VALUE python -m compressor ... for an environment variable" if "env_set" in key else "",
         )
-    _refuse_code(key, value)
+    if key.startswith("hydra"):  # our own options are typed, and nothing is built from them
+        _refuse_code(key, value)
     check_secrets(key, value)
 
 
 def check_secrets(option: str, value: object) -> None:
-    """Refuse an address with a user in it: options are stored with the run, in its report and in its copies.
+    """Refuse an address with a user or a token in it: options are stored with the run, in its report and in its copies.
 
     Raises:
         ConfigError: The option, without the value.
     """
     for text in _texts(value):
-        if _USER.search(text):
+        if _SECRET.search(text):
             raise ConfigError(
-                f"{option} holds an address with a user or a password in it, and options are stored with each run",
+                f"{option} holds an address with a user, a password or a token in it, and options are stored with each run",
                 allowed="addresses without",
                 hint="HF_TOKEN=... python -m compressor ..., or a .netrc file",
             )
@@ -101,9 +106,12 @@ def watch() -> None:
     @functools.wraps(load)
     def checked(self: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
         config = load(self, *arguments, **options)
-        check_composed(
-            OmegaConf.to_container(config.hydra, resolve=False), list(Plugins.instance().class_name_to_class)
-        )
+        if (arguments[0] if arguments else options.get("config_name")) is not None:  # else Hydra's own help
+            with read_write(config):
+                for name in _PLUGINS:  # in place: what is looked at is what will be built
+                    OmegaConf.resolve(config.hydra[name])
+            plain = OmegaConf.to_container(config.hydra, resolve=False)
+            check_composed(plain, list(Plugins.instance().class_name_to_class))
         return config
 
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # Hydra offers no other place
@@ -113,7 +121,7 @@ def check_composed(config: Any, plugins: list[str]) -> None:
     """Refuse a config of Hydra's that makes it call anything but Hydra, its installed plugins and us.
 
     Args:
-        config: The node `hydra`.
+        config: The node `hydra`, with the options of its plugins resolved.
         plugins: Classes of Hydra's plugins that are installed.
 
     Raises:
@@ -141,8 +149,7 @@ def check_composed(config: Any, plugins: list[str]) -> None:
 
 
 def _refuse_code(option: str, value: object) -> None:
-    named = any(key.startswith("_") and key.endswith("_") for key in (*option.split("."), *_keys(value)))
-    if named or any("_target_" in text for text in _texts(value)):
+    if any(key.startswith("_") and key.endswith("_") for key in (*option.split("."), *_keys(value))):
         raise ConfigError(f"{option}: no config names code to be called", allowed="plain values")
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Nothing there decides a trained weight: what prints, measures, compares and runs what is finished.
 _APART: Final = (
     "report", "measure", "compare", "runtimes", "testing", "assess.py", "timing.py", "runfolder.py", "estimate.py", "help.py",
-    "cli.py", "comparing.py", "cells", "tracking.py", "runkey.py", "installed.py",
+    "cli.py", "comparing.py", "cells", "tracking.py", "copies.py", "account.py", "runkey.py", "unread.py", "installed.py",
+    "finish.py", "gate.py", "telemetry.py", "search.py", "search_terms.py", "trials.py", "hopeless.py",
 )  # fmt: skip
 NO_RESULT: Final = ("checkpoint_seconds", "cache_gb")  # how often to save, how much to keep: not what is learned
 

@@ -114,7 +114,7 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides(arguments)
         space, fixed = split(overrides)
-        typed = [(str(o.get_key_element()), str(o.input_line).partition("=")[2]) for o in overrides]
+        typed = [(str(o.get_key_element()), _typed(o)) for o in overrides]
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
         with commit.FolderLock(folder / JOURNAL) as lock:
@@ -205,6 +205,12 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         if self.within is not None:
             trial.set_constraint(_LOSS, lost_points(result) - self.within)
         study.tell(trial, values)
+
+
+def _typed(override: Override) -> str:
+    """Return what was typed for an option; spaces between choices mean nothing."""
+    text = str(override.input_line).partition("=")[2].strip()
+    return "".join(text.split()) if override.is_sweep_override() else text
 
 
 def split(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], list[str]]:

@@ -19,7 +19,7 @@ def terms(typed: Sequence[tuple[str, str]], objectives: Sequence[str], within: f
         objectives: What its trials are judged by.
         within: Points that a trial may lose.
     """
-    kept = {name: "".join(value.split()) for name, value in typed if name.partition(".")[0] not in _FREE}
+    kept = {name: value for name, value in typed if name.partition(".")[0] not in _FREE}
     return {**kept, "hydra.sweeper.objectives": ",".join(objectives), "hydra.sweeper.within": str(within)}
 
 

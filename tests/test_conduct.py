@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +59,27 @@ class Rebuilds(Halve):
         ctx.teacher.model.dropout = torch.nn.Identity()
 
 
-@pytest.mark.parametrize("kind", [Alters, AltersUnseen, Rebuilds])
+class Configures(Halve):
+    def misbehave(self, source, ctx):
+        ctx.teacher.config.num_labels = 7
+
+
+class DropsMore(Halve):
+    def misbehave(self, source, ctx):
+        ctx.teacher.model.dropout.p = 0.9
+
+
+class Replaces(Halve):
+    def misbehave(self, source, ctx):
+        ctx.teacher.model.forward = lambda **inputs: None
+
+
+class Retokenises(Halve):
+    def misbehave(self, source, ctx):
+        ctx.teacher.tokenizer.padding_side = "left"
+
+
+@pytest.mark.parametrize("kind", [Alters, AltersUnseen, Rebuilds, Configures, DropsMore, Replaces, Retokenises])
 def test_a_changed_teacher_ends_the_run(kind, house) -> None:
     with pytest.raises(PluginError, match="changed the teacher"):
         house.compress([kind(MethodConfig())])
@@ -137,3 +158,36 @@ def test_draws_do_not_change_what_follows_and_are_no_misconduct(house, caplog) -
 def test_a_method_that_keeps_to_itself_is_let_be(house, caplog) -> None:
     first = house.compress([Halve(MethodConfig())])
     assert first.lineage[-1].method == "checked" and not caplog.records
+
+
+class LeavesItsFolder(Halve):
+    def misbehave(self, source, ctx):
+        folder = ctx.workspace / "gone"
+        folder.mkdir()
+        os.chdir(folder)
+        folder.rmdir()
+        raise ValueError("the method's own error")
+
+
+def test_a_methods_own_error_is_the_one_that_is_raised(house) -> None:
+    before = Path.cwd()
+    with pytest.raises(ValueError, match="the method's own error"):
+        house.compress([LeavesItsFolder(MethodConfig())])
+    assert Path.cwd() == before
+
+
+class RemovesAHook(Halve):
+    def misbehave(self, source, ctx):
+        for table in (ctx.teacher.model._forward_hooks, ctx.teacher.model._forward_hooks_with_kwargs):
+            table.clear()
+
+
+def test_a_hook_that_takes_keywords_is_put_back_as_such(house) -> None:
+    heard = []
+    hook = house.teacher.model.register_forward_hook(
+        lambda m, given, named, made: heard.append(sorted(named)), with_kwargs=True
+    )
+    house.compress([RemovesAHook(MethodConfig())])
+    house.teacher.model(input_ids=torch.zeros(1, 4, dtype=torch.long))
+    hook.remove()
+    assert heard == [["input_ids"]]

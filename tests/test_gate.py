@@ -41,8 +41,6 @@ def methods():
         ("+hydra.launcher.x={a: [{_target_: os.system}]}", "code"),
         ("+hydra.sweeper.params={seed: 1}", "hydra.sweeper.params"),
         ("+hydra.job.env_set.HF_TOKEN=secret", "hydra.job.env_set.HF_TOKEN"),
-        ("student={_target_: os.system}", "code"),
-        ("method.distill.temperature=1,{_target_: os.system}", "code"),
         ("+hydra.searchpath=[file:///tmp]", "hydra.searchpath"),
         ("~hydra.callbacks", "hydra.callbacks"),
     ],
@@ -58,7 +56,11 @@ def test_a_typed_option_names_no_code(typed: str, told: str, methods) -> None:
     [
         *("hydra.run.dir=x", "hydra.sweep.dir=x", "hydra.sweep.subdir=${oc.env:WANDB_RUN_ID}", "hydra/launcher=joblib"),
         *("hydra/sweeper=optuna", "hydra.sweeper.within=1.0", "hydra.launcher.n_jobs=2", "task.dataset=org/name"),
-        *("teacher.checkpoint=https://host/path", "task.train=a@b.csv"),
+        *(
+            "teacher.checkpoint=https://host:8080/path@main",
+            "task.train=/en_target_de/a@b.csv",
+            "task.label=is_target_class",
+        ),
     ],
 )
 def test_what_is_for_the_user_to_say_passes(typed: str, methods) -> None:
@@ -68,6 +70,8 @@ def test_what_is_for_the_user_to_say_passes(typed: str, methods) -> None:
 @pytest.mark.parametrize(
     "typed",
     [
+        "task.train=https://me:hunter2/x@host/data",
+        'task.train="https://host/data.csv?access_token=hunter2"',
         "task.dataset=https://me:hunter2@host/data",
         "teacher.checkpoint=git+ssh://hunter2@host/x",
         "seed=1,hub://hunter2@x",
@@ -98,7 +102,6 @@ def test_our_own_config_passes() -> None:
         ("job", {"env_set": {"LD_PRELOAD": "x.so"}}, "LD_PRELOAD"),
         ("launcher", {"_target_": "os.system"}, "installed plugins"),
         ("sweeper", {"_target_": "a.Sweeper", "sampler": {"_target_": "os.system"}}, "code"),
-        ("sweeper", {"_target_": "a.Sweeper", "params": {"seed": "{_target_: os.system}"}}, "code"),
         ("sweeper", {"_target_": "a.Sweeper", "params": {"+hydra.callbacks.x": "y"}}, "hydra.callbacks.x"),
     ],
 )
@@ -113,6 +116,7 @@ def test_a_composed_config_names_no_code(node: str, value: object, told: str) ->
         "callbacks: {x: {_target_: builtins.open, file: CANARY, mode: w}}",
         "job_logging: {handlers: {x: {class: logging.FileHandler, filename: CANARY}}, root: {handlers: [x]}}",
         "sweeper: {_target_: os.system, command: touch CANARY}",
+        "launcher: {x: '${hydra.runtime.choices.x}'}\n  runtime: {choices: {x: {_target_: os.mkdir, path: CANARY}}}",
     ],
 )
 def test_somebodys_experiment_runs_no_code_of_theirs(hydra: str, tmp_path: Path) -> None:

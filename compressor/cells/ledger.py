@@ -88,7 +88,8 @@ def write(sweep: Path, token: str, entry: Entry) -> None:
 
 
 def tidy(sweep: Path) -> None:
-    """Remove what the cells shared, unless another command is at one of them; the notes stay."""
+    """Remove what dead cells left, and what all shared unless another command is at one of them; the notes stay."""
+    commit.sweep_leftovers(sweep / PLACE)  # of a cell that was killed when its run was whole, nobody else would
     if commit.any_held(sweep / PLACE):
         return
     shutil.rmtree(sweep / PLACE / SHARED, ignore_errors=True)

@@ -146,9 +146,8 @@ class Checkpoints:
             facts = read_json(path / _FACTS)
             parts = {part: load_file(path / f"{part}.safetensors") for part in facts["aliases"]}
             told = (path / _TOLD).read_bytes()
-            written = facts.get("name", path.name)  # those of earlier versions do not say
-            if written != path.name:
-                raise StoreError(f"it was written as {written}")
+            if facts["name"] != path.name:
+                raise StoreError(f"it was written as {facts['name']}")
         except (StoreError, SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             self.logger.warning("checkpoint %s is not used: %s", path, error)
             return None

@@ -158,3 +158,15 @@ def test_a_cell_whose_result_stands_already_is_mirrored_under_the_name_that_is_a
     monkeypatch.setenv("WANDB_RUN_ID", "r2")
     run()
     assert begun == [stands], "nobody asked for one"
+
+
+def test_a_sweep_that_finds_all_cells_finished_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    place = tmp_path / ledger.PLACE
+    killed = (
+        "import sys; from pathlib import Path; from compressor import commit; commit.open_partial(Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", killed, place / "2"], check=True)
+    ours = commit.open_partial(place / "1")
+    assert len(list(place.iterdir())) == 2
+    ledger.tidy(tmp_path)
+    assert list(place.iterdir()) == [ours]
