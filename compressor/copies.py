@@ -50,6 +50,9 @@ def content(folder: Path) -> str:
 def wanted(folder: Path, project: str | None, entity: str | None, default: str) -> list[Copy]:
     """Return the copies that are to be made of a run: those that were begun, else the latest again, else a new one.
 
+    What was begun in one place and sent to another, under the same id, is made where it was sent, unless the first is named:
+    that one may never take it.
+
     Args:
         folder: The run folder.
         project: Where; unset: where it was before. A run that W&B's agent started is where that says.
@@ -57,16 +60,15 @@ def wanted(folder: Path, project: str | None, entity: str | None, default: str) 
         default: Project of a new copy.
     """
     environment = os.environ
-    run_id, sweep = environment.get(RUN_ID), environment.get(SWEEP_ID)
-    if run_id:
-        known = [copy for copy in noted(folder) if copy.id == run_id]
-        place = (environment.get(_PROJECT), environment.get(_ENTITY)) if sweep else (project or default, entity)
-        new = Copy(id=run_id, project=place[0], entity=place[1], sweep=sweep)
-    else:
-        asked = [copy for copy in noted(folder) if project in (None, copy.project)]
-        known = [copy for copy in asked if entity in (None, copy.entity)]
-        new = Copy(id=content(folder), project=project or default, entity=entity, sweep=None)
-    return [copy for copy in known if not copy.sent] or known[-1:] or [new]
+    run_id = environment.get(RUN_ID)
+    sweep = environment.get(SWEEP_ID) if run_id else None
+    known = [copy for copy in noted(folder) if not run_id or copy.id == run_id]
+    place = (environment.get(_PROJECT), environment.get(_ENTITY)) if sweep else (project or default, entity)
+    if not sweep:
+        known = [copy for copy in known if project in (None, copy.project) and entity in (None, copy.entity)]
+    sent = [copy for copy in known if copy.sent]
+    begun = [copy for copy in known if copy.id not in {one.id for one in sent}]
+    return begun or sent[-1:] or [Copy(id=run_id or content(folder), project=place[0], entity=place[1], sweep=sweep)]
 
 
 def noted(folder: Path) -> list[Copy]:

@@ -55,11 +55,14 @@ def start(folder: Path, wanted: TrackingConfig) -> str:
     """
     try:
         planned = copies.wanted(folder, wanted.project, wanted.entity, wanted.project)
+        options = _options(wanted, planned[-1])
+        _mode(wanted)
         for copy in planned:  # if this one is lost, the next is made under the same name
             copies.note(folder, copy)
     except OSError as error:
         return f"not mirrored: {error}"
-    options = _options(wanted, planned[-1])
+    except ConfigError as error:
+        return f"not mirrored: {type(error).__name__}: {error.got}; {_again(folder, options)}"
     command = [sys.executable, "-P", "-m", "compressor.tracking", str(folder), *options]
     environment = {**os.environ, "PYTHONPATH": module_paths(), "WANDB_SILENT": "true"}
     try:
@@ -88,6 +91,20 @@ def catch_up(folder: Path, wanted: TrackingConfig) -> str | None:
     if all(copy.sent == "online" or (copy.sent and not goes_online) for copy in made):
         return None
     return start(folder, wanted)
+
+
+def _mode(wanted: TrackingConfig) -> str:
+    """Return the mode of W&B, one in which it makes a copy.
+
+    Raises:
+        ConfigError: W&B is switched off.
+    """
+    mode = account.mode_of(wanted.mode)
+    if mode == "disabled":
+        raise ConfigError(
+            "WANDB_MODE=disabled: W&B writes and sends nothing", allowed="online, offline", hint="unset WANDB_MODE"
+        )
+    return mode
 
 
 def _options(wanted: TrackingConfig, copy: Copy) -> list[str]:
@@ -129,11 +146,7 @@ def mirror(run: Run, wanted: TrackingConfig, copy: Copy, *, directory: Path | No
     require(wanted)
     import wandb
 
-    mode: Any = account.mode_of(wanted.mode)
-    if mode == "disabled":
-        raise ConfigError(
-            "WANDB_MODE=disabled: W&B writes and sends nothing", allowed="online, offline", hint="unset WANDB_MODE"
-        )
+    mode: Any = _mode(wanted)
     own: dict[str, Any] = {"id": copy.id, "resume": "allow"}
     if os.environ.get(copies.RUN_ID):
         own = {}  # a sweep's agent gives its own

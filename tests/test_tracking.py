@@ -166,6 +166,34 @@ def test_what_is_noted_of_a_run_is_of_no_other_in_its_place(run, tmp_path: Path)
     assert copies.noted(run.folder) == []
 
 
+def test_a_place_that_never_took_a_copy_is_tried_no_more_once_another_has_it(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = copies.Copy(id=tracking.identity(run), project="p", entity="wrong", sweep=None)
+    right = dataclasses.replace(wrong, entity="right", sent="online")
+    copies.note(run.folder, wrong)
+    assert copies.wanted(run.folder, None, None, "p") == [wrong], "nobody has it yet"
+    copies.note(run.folder, right)
+    for project in ("p", None):
+        assert copies.wanted(run.folder, project, None, "p") == [right]
+    begun = []
+    monkeypatch.setattr(tracking, "start", lambda *asked: begun.append(asked))
+    assert tracking.catch_up(run.folder, TrackingConfig(kind="wandb", project="p", mode="online")) is None
+    assert not begun
+    copies.note(run.folder, wrong)  # typed once more, after the other
+    assert copies.wanted(run.folder, None, None, "p") == [right]
+    assert copies.wanted(run.folder, None, "wrong", "p") == [wrong], "it is named"
+    lost = dataclasses.replace(wrong, id="r0", entity="right")
+    copies.note(run.folder, lost)
+    assert copies.wanted(run.folder, None, None, "p") == [lost], "another run at W&B, which nobody has seen"
+
+
+def test_a_run_that_has_its_name_from_outside_goes_where_it_is_told(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "r0")
+    copies.note(run.folder, copies.Copy(id="r0", project="p", entity="wrong", sweep=None))
+    assert [copy.entity for copy in copies.wanted(run.folder, "p", "right", "p")] == ["right"]
+
+
 def test_a_copy_is_caught_up_with_once(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sent() -> list[str]:
         return sorted(p.name.rpartition("-")[2] for p in (tmp_path / "wandb").glob("offline-run-*"))
@@ -213,10 +241,14 @@ def test_a_run_that_is_refused_costs_no_other_its_copy(
     assert "W&B took no copy" in told.err and "no such project" in told.err
 
 
-def test_w_and_b_switched_off_is_no_copy(run) -> None:
+def test_w_and_b_switched_off_is_no_copy(run, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = command(str(run.folder), WANDB_MODE="disabled")
     assert ended.returncode == ConfigError.exit_code and not ended.stdout
     assert "WANDB_MODE=disabled" in ended.stderr
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    said = tracking.start(run.folder, TrackingConfig(kind="wandb", entity="team"))
+    assert said.startswith("not mirrored: ConfigError: WANDB_MODE=disabled") and said.endswith("--entity team")
+    assert copies.noted(run.folder) == [], "nothing was begun"
 
 
 def test_a_key_counts_for_the_server_that_is_asked(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

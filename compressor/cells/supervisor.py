@@ -67,7 +67,7 @@ def supervise(
     log: Path,
     show: Callable[[bytes], None] = lambda chunk: None,
 ) -> Ending:
-    """Run a command to its end, or to the limit that it breaks; nothing that it started outlives it.
+    """Run a command to its end, or to the limit that it breaks; nothing that it started outlives it (`kin` says what may).
 
     Args:
         command: What to run.

@@ -181,6 +181,62 @@ def test_what_we_started_ourselves_is_no_orphan_of_a_cell(tmp_path: Path) -> Non
             process.wait()
 
 
+HIDDEN = "env={}, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
+SEEN = {
+    "it was": "subprocess.Popen(sleep, {hidden}); time.sleep(4)",
+    "whose session was": "subprocess.Popen(['sh', '-c', 'sleep 4; \"$@\" & exit', 'sh', *sleep], {hidden}); time.sleep(4.5)",
+}
+
+
+@pytest.mark.parametrize("escape", SEEN.values(), ids=SEEN)
+def test_what_shows_no_other_sign_is_known_because_it_was_seen(escape: str, tmp_path: Path) -> None:
+    sleep = [sys.executable, "-c", "import time; time.sleep(61)", str(tmp_path)]
+    code = f"import subprocess, sys, time\nsleep = {sleep}\n{escape.format(hidden=HIDDEN)}"
+    ending, kept, _ = run(code, tmp_path, CellConfig(memory_gb=8, timeout_s=30))  # a look every second
+    assert ending.code == 0 and not ending.survivors, kept
+    assert _with_argument(tmp_path) == [], "the escaped lives on"
+
+
+def test_a_session_that_the_caller_starts_meanwhile_is_the_callers(tmp_path: Path) -> None:
+    """Its own processes, and the orphans of those: the caller may be the first process of a container, who gets everybody's."""
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)]
+    exits = [sys.executable, "-c", "raise SystemExit(7)"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        for command in (sleep, exits):
+            started.append(subprocess.Popen(command, start_new_session=True))
+        leaves = ["sh", "-c", '"$@" & exit', "sh", *sleep]
+        subprocess.run(["setsid", *leaves], check=True)
+
+    starter = threading.Timer(0.5, start)
+    starter.start()
+    try:
+        run("import time; time.sleep(3)", tmp_path, CellConfig(memory_gb=8, timeout_s=30))
+        starter.join()
+        assert [process.poll() for process in started] == [None, 7]
+        assert len(_with_argument(tmp_path)) == 2, "its orphan was ended"
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+        for orphan in _with_argument(tmp_path):
+            os.kill(orphan, signal.SIGKILL)
+            os.waitpid(orphan, 0)  # ours since the cell ran
+
+
+def test_a_later_process_of_the_cells_number_is_not_the_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    with kin.Kin(b"none") as cell:
+        first = cell.start(lambda: subprocess.Popen(["sleep", "60"], start_new_session=True))
+        assert cell.living() == {first.pid}
+        first.kill()
+        first.wait()
+        one = kin.statuses()[os.getpid()]._replace(state="S", session=first.pid)
+        later, below = one._replace(parent=1, started=1), one._replace(parent=first.pid, started=2)
+        monkeypatch.setattr(kin, "statuses", lambda: {first.pid: later, 2**22 + 1: below})
+        assert cell.living() == set()
+
+
 def test_no_ended_orphan_is_left_to_us_and_the_role_is_given_back(tmp_path: Path) -> None:
     run(
         "import subprocess; subprocess.run(['env', '-i', 'setsid', 'sh', '-c', 'sleep 61 & sleep 62 & exit'])", tmp_path
