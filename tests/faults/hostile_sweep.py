@@ -50,7 +50,7 @@ LAUNCHERS = {
 SILENT_S = 40  # beyond cell.stall_s: a healthy cell measures for less
 SIDE_BY_SIDE_S = 90  # cells wait for each other then, and say so once a minute
 GONE_S = 5.0  # by then nothing that a sweep started is alive
-TIMEOUT_S = 1200.0
+TIMEOUT_S = 3600.0  # 28 cells, one after the other, on a slow machine
 
 
 @dataclass(frozen=True)
