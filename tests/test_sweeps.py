@@ -98,8 +98,9 @@ def test_what_wandbs_library_draws_runs_under_wandbs_agent(tmp_path: Path) -> No
         pytest.skip("the package index is unreachable")
     toy = sweep_files.toy(tmp_path)
     for file in FILES:
-        found = sweep_files.execute(file, library, tmp_path / "agents" / file.stem, 1, toy)
+        place = tmp_path / "agents" / file.stem
+        found = sweep_files.execute(file, library, place, 1, toy)
         assert not found.failures
         assert len(found.runs) == 1 and found.runs[0]["objective"] > 0.6
-    again = sweep_files.draw(library, FILES[0], found.runs)
-    assert again is not None and set(again) == set(found.runs[0]["config"])
+        again = sweep_files.draw(library, file, found.runs)
+        assert again is not None and set(again) == set(found.runs[0]["config"]) and again != found.runs[0]["config"]

@@ -171,7 +171,7 @@ def _damages(whole: Path, flips: int, rng: random.Random, only: Callable[[str], 
     for name in names:
         size = (whole / name).stat().st_size
         yield f"{name} deleted", lambda folder, name=name: (folder / name).unlink()
-        for share in (0.0, 0.5, 0.99):
+        for share in (0.0, 0.5, 0.99) if size else ():
             yield f"{name} cut at {share:.0%}", _changed(name, lambda b, share=share: b[: int(len(b) * share)])
         yield f"{name} with a byte more", _changed(name, lambda b: b + b"\0")
         for start in range(0, min(size, 4 * _PAGE), _PAGE):
