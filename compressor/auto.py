@@ -29,7 +29,7 @@ class CompressedConfig(PretrainedConfig):  # type: ignore[misc]  # untyped decor
         super().__init__(**values)
 
 
-class CompressedModel(PreTrainedModel):  # type: ignore[misc]  # the same
+class CompressedModel(PreTrainedModel):  # type: ignore[misc]  # untyped decorators make it Any to mypy
     """Stands in the Auto classes for whatever encoder a folder holds; it is never built itself."""
 
     config_class = CompressedConfig

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from compressor import commit
 from compressor.cells import ledger
@@ -57,17 +56,19 @@ def _require_readable(folder: Path) -> None:
         elif path.suffix == ".json":
             commit.read_json(path)
         elif path.suffix in (".jsonl", ".parquet"):
-            _read_rows(path)
+            _require_rows(path)
 
 
-def _read_rows(path: Path) -> Any:
+def _require_rows(path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         if path.suffix == ".parquet":
-            return pq.read_table(path)
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            pq.read_table(path)
+            return
+        for line in path.read_text(encoding="utf-8").splitlines():
+            json.loads(line)
     except (pa.ArrowException, ValueError, RecursionError) as error:
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
 

@@ -31,6 +31,7 @@ from compressor.report.html import PAGE
 from compressor.report.html.grids import without_texts
 from compressor.report.markdown import to_markdown
 from compressor.results import CandidateResult, RunResult
+from compressor.telemetry import silence
 from compressor.training import journal
 
 LOSSES: Final = "losses.jsonl"
@@ -279,7 +280,7 @@ def _flat(prefix: str, values: object) -> Iterator[tuple[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Mirror run folders, wherever they were made; the exit code is that of the first that could not be, the others are."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's library reports its crashes to its makers otherwise
+    silence()
     default = TrackingConfig().project
     try:
         project = default if options.project is None else options.project
