@@ -216,6 +216,7 @@ def to_run_config(cfg: DictConfig, overrides: Sequence[str], registry: Registry)
         ConfigError: A value is missing or of the wrong kind, or names something that does not exist.
     """
     run = _to_object(cfg)
+    gate.require_typed(to_plain(cfg), [_parsed(text).key_or_group for text in overrides])
     task_type(run.task.type)
     options: dict[str, MethodConfig] = run.method
 

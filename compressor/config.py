@@ -76,6 +76,7 @@ class TeacherConfig:
 
     checkpoint: str = "e5-small"  # a packaged name (--help lists them), a local folder, or a Hub id
     revision: str | None = None  # Hub revision
+    allow_pickle: bool = False  # typed, never in a file: takes pytorch_model.bin where there are no safetensors
     finetune: FineTune = FineTune.auto
     train: TrainConfig = field(default_factory=TrainConfig)
 

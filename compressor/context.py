@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class FindCheckpoint(Protocol):
     """Looks a checkpoint up without its weights; `compressor.teacher.checkpoint_blueprint` is one."""
 
-    def __call__(self, checkpoint: str, task: Task, *, option: str) -> Blueprint:
+    def __call__(self, checkpoint: str, task: Task, *, allow_pickle: bool, option: str) -> Blueprint:
         """See `Plan.checkpoint`."""
 
 
@@ -51,12 +51,13 @@ class Plan:
     has_unlabelled: bool = False
     find: FindCheckpoint | None = None
 
-    def checkpoint(self, checkpoint: str, option: str) -> Blueprint:
+    def checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool = False) -> Blueprint:
         """Return what is known of a checkpoint that `Context.load_checkpoint` would load, without its weights.
 
         Args:
             checkpoint: Packaged name (it is fetched), folder or Hub id.
             option: What the user typed to name it, for messages.
+            allow_pickle: As in `Context.load_checkpoint`.
 
         Raises:
             ConfigError: There is no such folder.
@@ -65,7 +66,7 @@ class Plan:
         """
         if self.find is None:
             raise Incompatible(f"{option}={checkpoint}: this plan was made without a way to look checkpoints up")
-        return self.find(checkpoint, self.task, option=option)
+        return self.find(checkpoint, self.task, allow_pickle=allow_pickle, option=option)
 
     def student_blueprint(self, source: Blueprint) -> Blueprint:
         """Return the shape that `Context.build_student` will give.
@@ -212,11 +213,18 @@ class Context(ABC):
         """Export a torch artifact into the workspace and return the folder that holds `model.onnx`."""
 
     @abstractmethod
-    def load_checkpoint(self, checkpoint: str) -> CompressedModel:
-        """Load another encoder (packaged name, folder, Hub id) with a fresh head for this task."""
+    def load_checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool = False) -> CompressedModel:
+        """Load another encoder with a fresh head for this task.
+
+        Args:
+            checkpoint: Packaged name, folder or Hub id.
+            option: What the user typed to name it, for messages.
+            allow_pickle: Where there are no safetensors, take `pytorch_model.bin`, by the reader of torch that makes tensors
+                only. A method's option of this name is refused in files: its user has to type it.
+        """
 
     @abstractmethod
-    def load_masked_lm(self, checkpoint: str) -> CompressedModel:
+    def load_masked_lm(self, checkpoint: str, option: str) -> CompressedModel:
         """Load a masked language model (packaged name, folder, Hub id), to write text with; no link of a chain takes it.
 
         Raises:

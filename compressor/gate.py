@@ -10,7 +10,7 @@ import functools
 import math
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -26,6 +26,7 @@ _CALLBACKS: Final = {"sweep": {"_target_": "compressor.compose.Sweep"}}
 _NO_LOG: Final = {"version": 1, "root": None, "disable_existing_loggers": False}
 _PLUGINS: Final = ("launcher", "sweeper")
 _OWN_VARIABLES: Final = "COMPRESSOR_"
+_SWITCH: Final = "allow_pickle"  # a user's own word, which nobody's file says for them
 _SECRET: Final = re.compile(
     r"\b[a-z][a-z0-9+.-]*://([^/\s@]+|[^/\s@:]+:(?!\d+/)[^\s@]*)@"  # a user; with a password that may hold a slash, but no port
     r"|[?&][\w-]*(token|key|secret|password|signature)=",
@@ -97,6 +98,24 @@ def require_plain(value: Any, option: str = "") -> None:
             raise ConfigError(f"{option}={value}", allowed="a list of plain values")
 
 
+def require_typed(values: Any, typed: Collection[str], option: str = "") -> None:
+    """Refuse a switch of safety that a file turned on.
+
+    Args:
+        values: Options as plain values, by name, nested.
+        typed: Names of the options of the command line.
+        option: Name of `values` among all.
+
+    Raises:
+        ConfigError: A switch is on and was not typed.
+    """
+    if isinstance(values, Mapping):
+        for key, below in values.items():
+            require_typed(below, typed, f"{option}.{key}" if option else str(key))
+    elif option.endswith(f".{_SWITCH}") and values and option not in typed:
+        raise ConfigError(f"{option}={values} stands in a file", allowed=f"{option}=true on the command line")
+
+
 def watch() -> None:
     """Have each config that Hydra composes in this process checked; Hydra itself has no place to look at one before it acts."""
     load = ConfigLoaderImpl.load_configuration
@@ -145,7 +164,8 @@ def check_composed(config: Any, plugins: list[str]) -> None:
             )
         _refuse_code(f"hydra.{name}", {k: v for k, v in (config[name] or {}).items() if k != "_target_"})
     for key, value in ((config["sweeper"] or {}).get("params") or {}).items():
-        check_typed(str(key).lstrip("+~"), value)
+        check_typed(name := str(key).lstrip("+~"), value)
+        require_typed({name: value}, ())
 
 
 def _refuse_code(option: str, value: object) -> None:

@@ -15,7 +15,7 @@ from compressor import assets, store
 from compressor.artifact import CompressedModel, Form
 from compressor.errors import AssetError, ConfigError, Incompatible, told_as
 from compressor.tasks.base import Task
-from compressor.weights import require_room
+from compressor.weights import require_room, require_stored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +49,7 @@ def not_found(checkpoint: str, error: BaseException, option: str = TEACHER) -> A
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     got = f"{option}={checkpoint} could not be loaded: {first}"
     if "safetensors" in first and "file named" in first:
-        return AssetError(got, allowed="weights as safetensors; pickles may run code and are not opened", hint=_CONVERT)
+        return AssetError(got, allowed=_SAFE, hint=_instead(option))
     return AssetError(
         got,
         allowed=f"a local folder, a reachable Hub id, or a packaged model: {', '.join(assets.model_names())}",
@@ -62,10 +62,16 @@ def readable(checkpoint: str, option: str = TEACHER) -> AbstractContextManager[N
     return told_as(lambda error: not_found(checkpoint, error, option))
 
 
-_CONVERT = (
-    'in a folder you trust: python -c "import torch; from safetensors.torch import save_file; save_file({k: v.clone() for k, v '
-    "in torch.load('pytorch_model.bin', weights_only=True).items()}, 'model.safetensors', metadata={'format': 'pt'})\""
-)
+_SAFE = "weights as safetensors; pickles may run code and are not opened"
+_PICKLES = "pytorch_model*.bin*"  # one file, or shards and their index
+
+
+def _instead(option: str) -> str:
+    """Say how pickled weights of a file that one trusts are used."""
+    section, _, name = option.rpartition(".")
+    if name != TEACHER.rpartition(".")[2]:
+        return "one with model.safetensors"
+    return f"{section}.allow_pickle=true reads a pytorch_model.bin that you trust, tensors only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +95,7 @@ def load(
     *,
     revision: str | None = None,
     replace_head: bool = False,
+    allow_pickle: bool = False,
     option: str = TEACHER,
 ) -> Loaded:
     """Load a checkpoint with a head for the task and its labels in the task's order.
@@ -98,6 +105,7 @@ def load(
         task: Decides the head.
         revision: Hub revision.
         replace_head: Draw a fresh head from torch's random state, whatever head the checkpoint has.
+        allow_pickle: Where there are no safetensors, take `pytorch_model.bin`, by the reader of torch that makes tensors only.
         option: What the user typed to name it, for messages.
 
     Raises:
@@ -107,7 +115,7 @@ def load(
     """
     place = resolve(checkpoint, option)
     ours = _load_ours(Path(place), task, option) if is_ours(place) else None
-    artifact, own, fresh = ours or _load_foreign(checkpoint, place, task, revision, option)
+    artifact, own, fresh = ours or _load_foreign(checkpoint, place, task, revision, allow_pickle, option)
     module = artifact.model
     head = head_parameters(module)
     trained = not replace_head and not (fresh & head)
@@ -139,13 +147,13 @@ def load(
 
 
 def _load_foreign(
-    checkpoint: str, place: str, task: Task, revision: str | None, option: str
+    checkpoint: str, place: str, task: Task, revision: str | None, allow_pickle: bool, option: str
 ) -> tuple[CompressedModel, PretrainedConfig, set[str]]:
     """Load a Hugging Face checkpoint; return it, its config as saved, and the parameters it did not have."""
     import transformers
 
     known: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    require_safetensors(checkpoint, place, option)
+    require_weights(checkpoint, place, allow_pickle=allow_pickle, option=option)
     with readable(checkpoint, option):
         own = transformers.AutoConfig.from_pretrained(place, **known)
         if Path(place).is_dir():
@@ -154,7 +162,8 @@ def _load_foreign(
         module, info = getattr(transformers, task.auto_class).from_pretrained(
             place,
             **known,
-            use_safetensors=True,
+            use_safetensors=None if allow_pickle else True,  # None: safetensors where there are any
+            weights_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype="float32",
@@ -196,27 +205,31 @@ def require_torch(folder: Path, option: str = TEACHER) -> dict[str, Any]:
     return record
 
 
-def require_safetensors(checkpoint: str, place: str, option: str = TEACHER) -> None:
-    """Refuse a folder without weights that are safe to open, before anything is spent on it.
+def require_weights(checkpoint: str, place: str, *, allow_pickle: bool = False, option: str = TEACHER) -> None:
+    """Refuse a folder without weights that may be opened, before anything is spent on it.
 
     Raises:
-        AssetError: It holds pickles, or nothing, or an index of shards that names pickles or files elsewhere.
+        AssetError: It holds nothing, or pickles that are not allowed, or an index of shards that names such or files elsewhere.
     """
     folder = Path(place)
     if not folder.is_dir():
         return
-    if not any(folder.glob("*.safetensors")):
-        raise not_found(checkpoint, OSError(f"no file named model.safetensors found in {place}"), option)
-    for index in folder.glob("*.safetensors.index.json"):
+    ending = ".safetensors"
+    if not any(folder.glob(f"*{ending}")):
+        if not (allow_pickle and any(folder.glob(_PICKLES))):
+            raise not_found(checkpoint, OSError(f"no file named model.safetensors found in {place}"), option)
+        ending = ".bin"
+        with readable(checkpoint, option):
+            for file in folder.glob("*.bin"):
+                require_stored(file)
+    for index in folder.glob(f"*{ending}.index.json"):
         with readable(checkpoint, option):
             names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if wrong := sorted(
-            str(name) for name in names if Path(name).name != name or Path(name).suffix != ".safetensors"
-        ):
+        if wrong := sorted(str(name) for name in names if Path(name).name != name or Path(name).suffix != ending):
             raise AssetError(
                 f"{option}={checkpoint}: {index.name} names {wrong[0]}",
-                allowed="safetensors in the same folder; pickles may run code and are not opened",
-                hint=_CONVERT,
+                allowed=_SAFE if ending == ".safetensors" else f"files of the same folder that end in {ending}",
+                hint=_instead(option) if ending == ".safetensors" else "",
             )
 
 

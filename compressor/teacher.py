@@ -59,11 +59,16 @@ def blueprint(config: TeacherConfig, task: Task) -> Blueprint:
     Raises:
         AssetError: The checkpoint cannot be found or fetched.
     """
-    return checkpoint_blueprint(config.checkpoint, task, revision=config.revision)
+    return checkpoint_blueprint(config.checkpoint, task, revision=config.revision, allow_pickle=config.allow_pickle)
 
 
 def checkpoint_blueprint(
-    checkpoint: str, task: Task, *, revision: str | None = None, option: str = pretrained.TEACHER
+    checkpoint: str,
+    task: Task,
+    *,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    option: str = pretrained.TEACHER,
 ) -> Blueprint:
     """Return what is known of a checkpoint with a head for the task, without its weights.
 
@@ -81,7 +86,7 @@ def checkpoint_blueprint(
     with pretrained.readable(checkpoint, option):
         model_config = store.read_config(Path(place)) if ours else AutoConfig.from_pretrained(place, **known)
         tokenizer = AutoTokenizer.from_pretrained(place, config=model_config, **known)
-    pretrained.require_safetensors(checkpoint, place, option)
+    pretrained.require_weights(checkpoint, place, allow_pickle=allow_pickle, option=option)
     if getattr(model_config, "is_encoder_decoder", False) or not hasattr(model_config, "num_hidden_layers"):
         raise Incompatible(f"{option}={checkpoint} is of type {model_config.model_type}, not a transformer encoder")
     for name, value in task.config_overrides().items():
@@ -108,10 +113,13 @@ def load_pretrained(
     *,
     revision: str | None = None,
     replace_head: bool = False,
+    allow_pickle: bool = False,
     option: str = pretrained.TEACHER,
 ) -> tuple[CompressedModel, bool]:
     """Load a checkpoint with a head for the task; return it and whether its head came trained. See `pretrained.load`."""
-    loaded = pretrained.load(checkpoint, task, revision=revision, replace_head=replace_head, option=option)
+    loaded = pretrained.load(
+        checkpoint, task, revision=revision, replace_head=replace_head, allow_pickle=allow_pickle, option=option
+    )
     return loaded.artifact, loaded.trained
 
 
@@ -130,7 +138,11 @@ def prepare(
 
     torch.manual_seed(seed)
     loaded = pretrained.load(
-        config.checkpoint, task, revision=config.revision, replace_head=config.finetune is FineTune.always
+        config.checkpoint,
+        task,
+        revision=config.revision,
+        replace_head=config.finetune is FineTune.always,
+        allow_pickle=config.allow_pickle,
     )
     if not loaded.trained and task.self_supervised:
         raise Incompatible(

@@ -7,7 +7,12 @@ import sys
 from typing import Any, Final
 
 _REPORTS: Final = "openvino_telemetry"  # of OpenVINO and NNCF: they do without where it is not installed
-_SWITCHES: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "WANDB_ERROR_REPORTING": "false"}
+_SWITCHES: Final = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "WANDB_ERROR_REPORTING": "false",
+    "DISABLE_SAFETENSORS_CONVERSION": "1",  # transformers hands a model's name and the user's token to a converter's site
+}
 
 
 def silence() -> None:

@@ -301,18 +301,17 @@ class Workbench(Context):
 
         return export_onnx(source.model, source.tokenizer, self.workspace / "onnx").parent
 
-    def load_checkpoint(self, checkpoint: str) -> CompressedModel:
+    def load_checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool = False) -> CompressedModel:
         """See `Context.load_checkpoint`."""
-        option = f"method.{self.link.name}.checkpoint"
-        return load_pretrained(checkpoint, self.task, replace_head=True, option=option)[0]
+        return load_pretrained(checkpoint, self.task, replace_head=True, allow_pickle=allow_pickle, option=option)[0]
 
-    def load_masked_lm(self, checkpoint: str) -> CompressedModel:
+    def load_masked_lm(self, checkpoint: str, option: str) -> CompressedModel:
         """See `Context.load_masked_lm`."""
         task = build_task(TaskConfig(name="masked_lm", type="masked_lm"), ())
-        artifact, trained = load_pretrained(checkpoint, task)
+        artifact, trained = load_pretrained(checkpoint, task, option=option)
         if not trained:
             raise Incompatible(
-                f"{checkpoint} has no trained masked-LM head",
+                f"{option}={checkpoint} has no trained masked-LM head",
                 allowed="a checkpoint as it was pre-trained with masked words",
             )
         return artifact

@@ -8,9 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
 
 from compressor import compose, gate, registry
+from compressor.config import RunConfig
 from compressor.errors import ConfigError
+from compressor_plugins.checkpoint import CheckpointConfig
 
 NO_CODE = {
     "callbacks": {"sweep": {"_target_": "compressor.compose.Sweep"}},
@@ -103,6 +107,7 @@ def test_our_own_config_passes() -> None:
         ("launcher", {"_target_": "os.system"}, "installed plugins"),
         ("sweeper", {"_target_": "a.Sweeper", "sampler": {"_target_": "os.system"}}, "code"),
         ("sweeper", {"_target_": "a.Sweeper", "params": {"+hydra.callbacks.x": "y"}}, "hydra.callbacks.x"),
+        ("sweeper", {"_target_": "a.Sweeper", "params": {"teacher.allow_pickle": "true"}}, "stands in a file"),
     ],
 )
 def test_a_composed_config_names_no_code(node: str, value: object, told: str) -> None:
@@ -135,3 +140,28 @@ def test_somebodys_experiment_runs_no_code_of_theirs(hydra: str, tmp_path: Path)
     )
     assert ended.returncode == 2 and "ConfigError: hydra." in ended.stderr, ended.stderr
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("teacher.allow_pickle", "teacher: {allow_pickle: true}"),
+        ("method.checkpoint.allow_pickle", "method: {checkpoint: {allow_pickle: true}}"),
+    ],
+)
+def test_pickles_are_allowed_by_what_is_typed_and_by_no_file(option: str, text: str, tmp_path: Path, methods) -> None:
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "nice.yaml").write_text(f"# @package _global_\n{text}\n")
+
+    def run_of(*typed: str) -> RunConfig:
+        with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+            cfg = hydra_compose("config", overrides=[*typed, f"hydra.searchpath=[file://{tmp_path}]"])
+        return compose.to_run_config(cfg, typed, methods)
+
+    with pytest.raises(ConfigError, match=f"{option}=True stands in a file".replace(".", r"\.")):
+        run_of("method=checkpoint", "experiment=nice")
+    run = run_of("method=checkpoint", "experiment=nice", f"{option}=true")
+    step = run.chain[0].config
+    assert isinstance(step, CheckpointConfig)
+    assert (run.teacher.allow_pickle, step.allow_pickle) == (option.startswith("teacher"), option.startswith("method"))

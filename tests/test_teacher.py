@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import pickle
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -316,20 +318,84 @@ def test_a_config_that_asks_for_far_more_than_its_weights_is_refused_at_once(pla
         teacher.load_pretrained(str(folder), loaded[0])
 
 
-def test_pickled_weights_are_refused_with_the_conversion(place, loaded, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def pickled(place):
+    """The encoder as it was published before safetensors: whole, and in two shards."""
     from safetensors.torch import load_file
 
-    folder = Path(shutil.copytree(place / "encoder", tmp_path / "pickled"))
-    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
-    (folder / "model.safetensors").unlink()
+    folders = {name: place / f"pickled-{name}" for name in ("whole", "shards")}
+    tensors = load_file(place / "encoder" / "model.safetensors")
+    for folder in folders.values():
+        shutil.copytree(place / "encoder", folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    torch.save(tensors, folders["whole"] / "pytorch_model.bin")
+    shards = {name: f"pytorch_model-0000{1 + i % 2}-of-00002.bin" for i, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        torch.save({n: t for n, t in tensors.items() if shards[n] == shard}, folders["shards"] / shard)
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": shards}
+    (folders["shards"] / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return folders
+
+
+@pytest.mark.parametrize("option", ["teacher.checkpoint", "method.checkpoint.checkpoint"])
+def test_pickled_weights_are_refused_until_they_are_allowed(place, loaded, pickled, option) -> None:
     with pytest.raises(AssetError, match="safetensors") as caught:
-        teacher.load_pretrained(str(folder), loaded[0])
-    code = caught.value.hint.partition('python -c "')[2].rstrip('"')
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, check=True)
+        teacher.checkpoint_blueprint(str(pickled["whole"]), loaded[0], option=option)
+    assert caught.value.hint.startswith(option.replace("checkpoint.checkpoint", "checkpoint").rpartition(".")[0])
+    assert ".allow_pickle=true" in caught.value.hint
+
+
+@pytest.mark.parametrize("form", ["whole", "shards"])
+def test_allowed_pickles_give_the_weights_that_safetensors_give(place, loaded, pickled, form) -> None:
+    folder = str(pickled[form])
+    assert teacher.checkpoint_blueprint(folder, loaded[0], allow_pickle=True).layers
     torch.manual_seed(0)
-    converted = teacher.load_pretrained(str(folder), loaded[0])[0]
+    found = teacher.load_pretrained(folder, loaded[0], allow_pickle=True)[0]
     torch.manual_seed(0)
-    assert same_weights(converted, teacher.load_pretrained(str(place / "encoder"), loaded[0])[0])
+    assert same_weights(found, teacher.load_pretrained(str(place / "encoder"), loaded[0])[0])
+
+
+def test_safetensors_are_taken_though_pickles_are_allowed(place, loaded, tmp_path) -> None:
+    folder = Path(shutil.copytree(place / "encoder", tmp_path / "both"))
+    (folder / "pytorch_model.bin").write_bytes(b"no weights")
+    teacher.load_pretrained(str(folder), loaded[0], allow_pickle=True)
+
+
+def test_an_allowed_pickle_is_no_leave_to_call_anything(place, loaded, pickled, tmp_path) -> None:
+    folder = Path(shutil.copytree(pickled["whole"], tmp_path / "calls"))
+    canary = tmp_path / "canary"
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Calls(canary)))
+    with pytest.raises(AssetError, match="could not be loaded"):
+        teacher.load_pretrained(str(folder), loaded[0], allow_pickle=True)
+    assert not canary.exists()
+    pickle.loads((folder / "pytorch_model.bin").read_bytes())
+    assert canary.exists()
+
+
+@dataclass
+class Calls:
+    """Touches a file when it is read by plain pickle."""
+
+    canary: Path
+
+    def __reduce__(self):
+        return Path.touch, (self.canary,)
+
+
+def test_an_index_of_allowed_pickles_names_files_of_its_folder(loaded, pickled, tmp_path) -> None:
+    folder = Path(shutil.copytree(pickled["shards"], tmp_path / "elsewhere"))
+    index = {"weight_map": {"weight": "../pickled-whole/pytorch_model.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(AssetError, match="names .*pickled-whole"):
+        teacher.load_pretrained(str(folder), loaded[0], allow_pickle=True)
+
+
+def test_no_model_is_handed_to_a_converter() -> None:
+    """Where a repository has pickles alone, transformers sends its name and the user's token to a site that converts it."""
+    code = "from compressor import telemetry; telemetry.silence()\nfrom transformers import modeling_utils as found\n"
+    code += "print(found.is_env_variable_true('DISABLE_SAFETENSORS_CONVERSION'))"
+    plain = {name: value for name, value in os.environ.items() if name != "DISABLE_SAFETENSORS_CONVERSION"}
+    told = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["True"]
 
 
 def test_remote_code_is_never_run(place, loaded, monkeypatch) -> None:

@@ -32,6 +32,7 @@ class CheckpointConfig(MethodConfig):
     """Options of `checkpoint`."""
 
     checkpoint: str = "minilm-l6"  # packaged name, folder (also one of this program's) or Hub id
+    allow_pickle: bool = False  # typed, never in a file: takes pytorch_model.bin where there are no safetensors
     teacher_weight: float = 0.5  # of the teacher's soft targets; the labels have the rest; 0 is plain fine-tuning
     temperature: float = 2.0  # softens both distributions; classes only
     learning_rate: float | None = 5e-5  # the rate of pretrained weights; null takes train.learning_rate
@@ -81,7 +82,7 @@ class Checkpoint(CompressionMethod[CheckpointConfig]):
     def check(self, source: Blueprint, plan: Plan) -> None:
         """Refuse a checkpoint that is not there or cannot do the task, before the teacher is trained."""
         name, config = self.config.checkpoint, self.config
-        rival = plan.checkpoint(name, _OPTION)
+        rival = self.outline(source, plan)
         if not rival.trainable or rival.quantised:
             raise Incompatible(
                 f"{_OPTION}={name} cannot be trained", allowed="a checkpoint from before it was quantised"
@@ -106,11 +107,11 @@ class Checkpoint(CompressionMethod[CheckpointConfig]):
 
     def outline(self, source: Blueprint, plan: Plan) -> Blueprint:
         """Predict the other encoder."""
-        return plan.checkpoint(self.config.checkpoint, _OPTION)
+        return plan.checkpoint(self.config.checkpoint, _OPTION, allow_pickle=self.config.allow_pickle)
 
     def compress(self, source: CompressedModel, ctx: Context) -> CompressedModel:
         """Load the other encoder, train it, return it."""
-        rival = ctx.load_checkpoint(self.config.checkpoint)
+        rival = ctx.load_checkpoint(self.config.checkpoint, _OPTION, allow_pickle=self.config.allow_pickle)
         weight = self.config.teacher_weight
         temperature = 1.0 if ctx.task.type == "regression" else self.config.temperature
         train = ctx.plan.train

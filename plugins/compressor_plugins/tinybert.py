@@ -219,7 +219,8 @@ class TinyBert(CompressionMethod[TinyBertConfig]):
         """Return the training texts with replaced words, `augment` copies of each."""
         if self.config.augment_with is None:
             return []
-        writer, texts = ctx.load_masked_lm(self.config.augment_with), ctx.training_texts()
+        writer = ctx.load_masked_lm(self.config.augment_with, "method.tinybert.augment_with")
+        texts = ctx.training_texts()
         made = replace_words(
             texts,
             writer.model.to(ctx.device).eval(),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,13 +86,14 @@ class Lair:
         """Return what each way opens without harm."""
         place = self.place / "cases" / "innocent"
         names = {
+            "allowed": "teacher",
             "task": "task.csv",
             "unlabelled": "task.csv",
             "tracking": "compare",
             "stage": "compare",
             "runtime": "model",
         }
-        ways = ("model", "teacher", "runtime", "compare", "tracking", "task", "unlabelled", "hub", "stage")
+        ways = ("model", "teacher", "allowed", "runtime", "compare", "tracking", "task", "unlabelled", "hub", "stage")
         return {way: str(place / names.get(way, way)) for way in ways}
 
     def file(self, way: str, name: str, file: str, content: bytes | str, right: str = REFUSED, why: str = "") -> None:
@@ -110,6 +113,11 @@ class Lair:
     def teacher(self, name: str, change: Change, right: str = REFUSED, why: str = "") -> None:
         """Add a changed Hugging Face folder."""
         self.folder("teacher", name, change, right, why)
+
+    def allowed(self, name: str, change: Change) -> None:
+        """Add a Hugging Face folder without safetensors, changed, whose user allows pickles."""
+        weights = "model.safetensors"
+        self.folder("allowed", name, both(lambda folder: (folder / weights).unlink(), change), base="teacher")
 
     def committed(
         self, way: str, name: str, change: Change, right: str = REFUSED, why: str = "", base: str = "model"
@@ -156,6 +164,15 @@ def entries(file: str, changed: Mapping[str, Any]) -> Change:
         path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **changed}))
 
     return change
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    """Return a deflated zip."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return out.getvalue()
 
 
 def both(*changes: Change) -> Change:

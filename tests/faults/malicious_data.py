@@ -6,14 +6,13 @@ import gzip
 import io
 import json
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from gadgets import MARK, gadgets, torch_file
-from lairs import EITHER, HARMLESS, Change, Lair, both, entries, text, without
+from lairs import EITHER, HARMLESS, Change, Lair, both, entries, text, without, zipped
 from malicious_models import DEEP
 
 RESULT, SETTINGS = "result.json", "run.yaml"
@@ -168,15 +167,6 @@ def files(lair: Lair) -> None:
     lair.file("unlabelled", "a gzip bomb as transfer text", "texts.csv", bomb)
     lair.file("unlabelled", "transfer text that is no text", "texts.txt", b"\xff\xfe" * 100)
     lair.file("unlabelled", "transfer text in a pickle", "texts.pkl", gadgets(lair.outside)[0].payload)
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    """Return a deflated zip."""
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return out.getvalue()
 
 
 def tarred(name: str, target: Path) -> bytes:

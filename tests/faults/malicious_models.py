@@ -6,7 +6,7 @@ import json
 import os
 
 from gadgets import MARK, gadgets, numpy_file, torch_file
-from lairs import EITHER, HARMLESS, REFUSED, Case, Change, Lair, both, entries, text, without
+from lairs import EITHER, HARMLESS, REFUSED, Case, Change, Lair, both, entries, text, without, zipped
 
 WEIGHTS, CONFIG, RECORD = "model.safetensors", "config.json", "compressor.json"
 INDEX = "model.safetensors.index.json"
@@ -49,6 +49,10 @@ def pickles(lair: Lair) -> None:
             lair.file("task", f"{name} as an array of objects", "data.npy", numpy_file(raw))
         else:
             lair.file("task", f"{name} called CSV", "data.csv", raw)
+        lair.allowed(f"{name} where pickles are allowed", text("pytorch_model.bin", packed if number % 2 else raw))
+    bomb, shards = zipped({"archive/data.pkl": bytes(10**9)}), json.dumps({"weight_map": {"a": "../x.bin"}})
+    lair.allowed("a zip bomb where pickles are allowed", text("pytorch_model.bin", bomb))
+    lair.allowed("shards elsewhere where pickles are allowed", text("pytorch_model.bin.index.json", shards))
 
 
 def index(file: str) -> Change:

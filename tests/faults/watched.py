@@ -188,6 +188,15 @@ def _teacher(path: Path) -> None:
     pretrained.load(str(path), task)
 
 
+def _allowed(path: Path) -> None:
+    """Load a teacher whose user allowed pickles."""
+    from compressor import pretrained
+    from compressor.teacher import checkpoint_blueprint
+
+    checkpoint_blueprint(str(path), _toy_task(), allow_pickle=True)
+    pretrained.load(str(path), _toy_task(), allow_pickle=True)
+
+
 def _runtime(path: Path) -> None:
     import numpy as np
 
@@ -277,8 +286,8 @@ def _dies(path: Path) -> None:
 
 
 WAYS: Final[dict[str, Callable[[Path], None]]] = {
-    "model": _model, "teacher": _teacher, "runtime": _runtime, "compare": _compare, "tracking": _tracking, "task": _task,
-    "unlabelled": _unlabelled, "hub": _hub, "stage": _stage, "runs": _runs, "dies": _dies,
+    "model": _model, "teacher": _teacher, "allowed": _allowed, "runtime": _runtime, "compare": _compare,
+    "tracking": _tracking, "task": _task, "unlabelled": _unlabelled, "hub": _hub, "stage": _stage, "runs": _runs, "dies": _dies,
 }  # fmt: skip
 
 if __name__ == "__main__":
