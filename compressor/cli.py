@@ -93,6 +93,7 @@ def _hydra(arguments: list[str]) -> int:
     except HydraException as error:
         raise compose.explain(error) from error
     session = Session()
+    compose.Sweep.begun = _show_sweep
     entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(session.run)
     try:
         _sweep(entry, token)
@@ -179,7 +180,7 @@ class Session:
 
         from compressor import registry
         from compressor.machine import is_main_process
-        from compressor.quiet import quiet_libraries
+        from compressor.quiet import outlive_readers, quiet_libraries
         from compressor.report.screen import Screen
 
         quiet_libraries()
@@ -189,6 +190,7 @@ class Session:
         screen = Screen(quiet=not is_main_process())
         folder = Path(hydra_config.runtime.output_dir)
         if hydra_config.mode is RunMode.MULTIRUN:
+            outlive_readers()
             from compressor.cells.cell import Cell
 
             sweep = Path(hydra_config.sweep.dir).absolute()
@@ -280,8 +282,23 @@ def _run_busy_cells(sweep: Path, token: str, methods: Registry) -> None:
         ledger.write(sweep, token, replace(entry, status=outcome.result.status, code=outcome.code, job=None))
 
 
+def _show_sweep() -> None:
+    """Say where the cells will stand, before the first: a machine that fails says no more."""
+    from compressor.compose import Sweep
+    from compressor.quiet import outlive_readers
+    from compressor.report.screen import Screen
+
+    outlive_readers()
+    if again := Sweep.again():
+        Screen().line("sweep", f"the same command with {again} goes on where this one stops")
+
+
 def _show_cells(token: str) -> list[Entry]:
-    """Print the table over the cells that this command has ended, however many they are; return them."""
+    """Print the table over the cells that this command has ended, however many they are; return them.
+
+    A search that found nothing left to do shows the table of its folder.
+    """
+    from compressor import trials
     from compressor.cells import ledger
     from compressor.compose import Sweep
     from compressor.report.screen import Screen
@@ -289,10 +306,14 @@ def _show_cells(token: str) -> list[Entry]:
 
     if Sweep.folder is None:
         return []
-    if ended := ledger.read(Sweep.folder, token):
-        Screen().cells({entry.folder: entry.status for entry in ended}, Sweep.folder)
-        if (Sweep.folder / JOURNAL).is_file():
-            Screen().fronts(Sweep.folder)
+    ended, searched = ledger.read(Sweep.folder, token), (Sweep.folder / JOURNAL).is_file()
+    states = {entry.folder: entry.status for entry in ended} or (trials.states(Sweep.folder) if searched else {})
+    if states:
+        Screen().cells(states, Sweep.folder)
+    if states and searched:
+        Screen().fronts(Sweep.folder)
+    if any(entry.code for entry in ended) and (again := Sweep.again()):
+        Screen().line("again", f"the same command with {again} runs what is missing")
     return ended
 
 

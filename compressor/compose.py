@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,22 @@ class Sweep(Callback):
     folder: Path | None = None
     config: DictConfig | None = None
     loader: ConfigLoader | None = None
+    begun: Callable[[], None] | None = None  # called when it is known where they will stand
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """See `Callback`."""
         Sweep.config, Sweep.loader = config, GlobalHydra.instance().config_loader()
         Sweep.folder = Path(str(config.hydra.sweep.dir)).absolute()
+        if Sweep.begun is not None:
+            Sweep.begun()
+
+    @staticmethod
+    def again() -> str:
+        """Return what to add to the command so that it goes on in the folder of this one; nothing where it does so as typed."""
+        assert Sweep.config is not None
+        typed = OmegaConf.to_container(Sweep.config.hydra.sweep, resolve=False)
+        assert isinstance(typed, dict)
+        return f"hydra.sweep.dir={Sweep.config.hydra.sweep.dir}" if "${now:" in str(typed["dir"]) else ""
 
 
 def check_overrides(arguments: Sequence[str], registry: Registry) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class FindCheckpoint(Protocol):
     """Looks a checkpoint up without its weights; `compressor.teacher.checkpoint_blueprint` is one."""
 
-    def __call__(self, checkpoint: str, task: Task, *, allow_pickle: bool, option: str) -> Blueprint:
+    def __call__(self, checkpoint: str, task: Task, *, allow_pickle: bool | None, option: str) -> Blueprint:
         """See `Plan.checkpoint`."""
 
 
@@ -51,7 +51,7 @@ class Plan:
     has_unlabelled: bool = False
     find: FindCheckpoint | None = None
 
-    def checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool = False) -> Blueprint:
+    def checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool | None = None) -> Blueprint:
         """Return what is known of a checkpoint that `Context.load_checkpoint` would load, without its weights.
 
         Args:
@@ -213,14 +213,14 @@ class Context(ABC):
         """Export a torch artifact into the workspace and return the folder that holds `model.onnx`."""
 
     @abstractmethod
-    def load_checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool = False) -> CompressedModel:
+    def load_checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool | None = None) -> CompressedModel:
         """Load another encoder with a fresh head for this task.
 
         Args:
             checkpoint: Packaged name, folder or Hub id.
             option: What the user typed to name it, for messages.
             allow_pickle: Where there are no safetensors, take `pytorch_model.bin`, by the reader of torch that makes tensors
-                only. A method's option of this name is refused in files: its user has to type it.
+                only; None where no option of the method allows that. An option of this name is refused in files: it is typed.
         """
 
     @abstractmethod

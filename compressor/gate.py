@@ -7,13 +7,16 @@ sweep's server, and a config with somebody's experiments: what Hydra composes is
 from __future__ import annotations
 
 import functools
+import inspect
 import math
+import os
 import re
 from argparse import Namespace
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, read_write
 
@@ -26,7 +29,8 @@ _CALLBACKS: Final = {"sweep": {"_target_": "compressor.compose.Sweep"}}
 _NO_LOG: Final = {"version": 1, "root": None, "disable_existing_loggers": False}
 _PLUGINS: Final = ("launcher", "sweeper")
 _OWN_VARIABLES: Final = "COMPRESSOR_"
-_SWITCH: Final = "allow_pickle"  # a user's own word, which nobody's file says for them
+_SWITCH: Final = "allow_pickle"  # a user's own word, which no file and no server says for them
+_SWEEP: Final = "WANDB_SWEEP_ID"  # set by W&B's agent, whose command lines are its server's
 _SECRET: Final = re.compile(
     r"\b[a-z][a-z0-9+.-]*://([^/\s@]+|[^/\s@:]+:(?!\d+/)[^\s@]*)@"  # a user; with a password that may hold a slash, but no port
     r"|[?&][\w-]*(token|key|secret|password|signature)=",
@@ -99,7 +103,7 @@ def require_plain(value: Any, option: str = "") -> None:
 
 
 def require_typed(values: Any, typed: Collection[str], option: str = "") -> None:
-    """Refuse a switch of safety that a file turned on.
+    """Refuse a switch of safety that a file turned on, or a sweep's server.
 
     Args:
         values: Options as plain values, by name, nested.
@@ -112,20 +116,26 @@ def require_typed(values: Any, typed: Collection[str], option: str = "") -> None
     if isinstance(values, Mapping):
         for key, below in values.items():
             require_typed(below, typed, f"{option}.{key}" if option else str(key))
-    elif option.endswith(f".{_SWITCH}") and values and option not in typed:
-        raise ConfigError(f"{option}={values} stands in a file", allowed=f"{option}=true on the command line")
+    elif option.endswith(f".{_SWITCH}") and values:
+        if option not in typed:
+            raise ConfigError(f"{option}={values} stands in a file", allowed=f"{option}=true on the command line")
+        if _SWEEP in os.environ:
+            raise ConfigError(f"{option}={values} is told by a sweep of W&B", allowed="a command of your own")
 
 
 def watch() -> None:
     """Have each config that Hydra composes in this process checked; Hydra itself has no place to look at one before it acts."""
     load = ConfigLoaderImpl.load_configuration
+    signature = inspect.signature(load)
     if hasattr(load, "__wrapped__"):
         return
 
     @functools.wraps(load)
     def checked(self: ConfigLoaderImpl, *arguments: Any, **options: Any) -> DictConfig:
         config = load(self, *arguments, **options)
-        if (arguments[0] if arguments else options.get("config_name")) is not None:  # else Hydra's own help
+        asked = signature.bind(self, *arguments, **options).arguments
+        if asked["config_name"] is not None:  # else Hydra's own help
+            check_typing(config.hydra, asked["overrides"])
             with read_write(config):
                 for name in _PLUGINS:  # in place: what is looked at is what will be built
                     OmegaConf.resolve(config.hydra[name])
@@ -134,6 +144,35 @@ def watch() -> None:
         return config
 
     ConfigLoaderImpl.load_configuration = checked  # type: ignore[method-assign]  # Hydra offers no other place
+
+
+def check_typing(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse a config that says what only a user types: other overrides, and options of a launcher, which may be commands.
+
+    Args:
+        config: The node `hydra`, as composed.
+        overrides: What was typed, all of it.
+
+    Raises:
+        ConfigError: What it says.
+    """
+    if len(config.overrides.task) + len(config.overrides.hydra) != len(overrides):
+        raise ConfigError("hydra.overrides stands in a file", allowed="options on the command line")
+    store, file = ConfigStore.instance(), f"{config.runtime.choices['hydra/launcher']}.yaml"
+    usual: Mapping[Any, Any] = {"_target_": config.launcher.get("_target_")}
+    if file in store.list("hydra/launcher"):
+        usual = _plain(OmegaConf.create(store.load(f"hydra/launcher/{file}").node))
+    for key, value in _plain(config.launcher).items():
+        option = f"hydra.launcher.{key}"
+        is_typed = any(typed.lstrip("+").startswith((f"{option}=", f"{option}.")) for typed in overrides)
+        if not is_typed and (key not in usual or value != usual[key]):
+            raise ConfigError(f"{option} stands in a file", allowed=f"{option}=... on the command line")
+
+
+def _plain(node: DictConfig) -> dict[Any, Any]:
+    plain = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def check_composed(config: Any, plugins: list[str]) -> None:

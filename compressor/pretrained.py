@@ -3,75 +3,24 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import assets, store
+from compressor import store
 from compressor.artifact import CompressedModel, Form
-from compressor.errors import AssetError, ConfigError, Incompatible, told_as
+from compressor.errors import Incompatible
+from compressor.published import TEACHER, readable, resolve, weights_are_pickled
 from compressor.tasks.base import Task
-from compressor.weights import require_room, require_stored
+from compressor.weights import require_room
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
 logger = logging.getLogger(__name__)
-TEACHER = "teacher.checkpoint"  # the option that a checkpoint comes from, unless told otherwise
-
-
-def resolve(checkpoint: str, option: str = TEACHER) -> str:
-    """Turn a packaged name into its folder; a folder or Hub id stays what it is.
-
-    Raises:
-        ConfigError: It looks like a path and nothing is there.
-    """
-    if checkpoint in assets.model_names():
-        return str(assets.fetch_model(checkpoint))
-    path = Path(checkpoint).expanduser()
-    if path.is_dir():
-        return str(path)
-    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
-        raise ConfigError(
-            f"{option}={checkpoint}: there is no such folder",
-            allowed=f"a folder, a Hub id, or a packaged model: {', '.join(assets.model_names())}",
-        )
-    return checkpoint
-
-
-def not_found(checkpoint: str, error: BaseException, option: str = TEACHER) -> AssetError:
-    """Build the error for a checkpoint that neither the Hub, its cache nor the disk gives."""
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    got = f"{option}={checkpoint} could not be loaded: {first}"
-    if "safetensors" in first and "file named" in first:
-        return AssetError(got, allowed=_SAFE, hint=_instead(option))
-    return AssetError(
-        got,
-        allowed=f"a local folder, a reachable Hub id, or a packaged model: {', '.join(assets.model_names())}",
-        hint="teacher=e5_small needs no Hub" if option == TEACHER else f"{option}=minilm-l6 needs no Hub",
-    )
-
-
-def readable(checkpoint: str, option: str = TEACHER) -> AbstractContextManager[None]:
-    """Return a context in which whatever a library raises over a checkpoint is an `AssetError` that names it."""
-    return told_as(lambda error: not_found(checkpoint, error, option))
-
-
-_SAFE = "weights as safetensors; pickles may run code and are not opened"
-_PICKLES = "pytorch_model*.bin*"  # one file, or shards and their index
-
-
-def _instead(option: str) -> str:
-    """Say how pickled weights of a file that one trusts are used."""
-    section, _, name = option.rpartition(".")
-    if name != TEACHER.rpartition(".")[2]:
-        return "one with model.safetensors"
-    return f"{section}.allow_pickle=true reads a pytorch_model.bin that you trust, tensors only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +44,7 @@ def load(
     *,
     revision: str | None = None,
     replace_head: bool = False,
-    allow_pickle: bool = False,
+    allow_pickle: bool | None = None,
     option: str = TEACHER,
 ) -> Loaded:
     """Load a checkpoint with a head for the task and its labels in the task's order.
@@ -105,17 +54,18 @@ def load(
         task: Decides the head.
         revision: Hub revision.
         replace_head: Draw a fresh head from torch's random state, whatever head the checkpoint has.
-        allow_pickle: Where there are no safetensors, take `pytorch_model.bin`, by the reader of torch that makes tensors only.
+        allow_pickle: Where there are no safetensors, take `pytorch_model.bin`, by the reader of torch that makes tensors only;
+            None where no option allows that.
         option: What the user typed to name it, for messages.
 
     Raises:
-        AssetError: It cannot be found, or its weights are no safetensors.
+        AssetError: It cannot be found, or its weights may not be opened.
         Incompatible: Its head is trained for other labels, or the weights are not those of its config.
         StoreError: It is a folder of ours, and damaged.
     """
-    place = resolve(checkpoint, option)
-    ours = _load_ours(Path(place), task, option) if is_ours(place) else None
-    artifact, own, fresh = ours or _load_foreign(checkpoint, place, task, revision, allow_pickle, option)
+    place = resolve(checkpoint, option, revision=revision, allow_pickle=allow_pickle)
+    ours = _load_ours(place, task, option) if is_ours(place) else None
+    artifact, own, fresh = ours or _load_foreign(checkpoint, place, task, allow_pickle, option)
     module = artifact.model
     head = head_parameters(module)
     trained = not replace_head and not (fresh & head)
@@ -147,22 +97,20 @@ def load(
 
 
 def _load_foreign(
-    checkpoint: str, place: str, task: Task, revision: str | None, allow_pickle: bool, option: str
+    checkpoint: str, place: Path, task: Task, allow_pickle: bool | None, option: str
 ) -> tuple[CompressedModel, PretrainedConfig, set[str]]:
     """Load a Hugging Face checkpoint; return it, its config as saved, and the parameters it did not have."""
     import transformers
 
-    known: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    require_weights(checkpoint, place, allow_pickle=allow_pickle, option=option)
+    pickled = weights_are_pickled(checkpoint, place, option, allow_pickle=allow_pickle)
     with readable(checkpoint, option):
-        own = transformers.AutoConfig.from_pretrained(place, **known)
-        if Path(place).is_dir():
-            require_room(own, Path(place))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **known)
+        own = transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
+        require_room(own, place)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         module, info = getattr(transformers, task.auto_class).from_pretrained(
             place,
-            **known,
-            use_safetensors=None if allow_pickle else True,  # None: safetensors where there are any
+            trust_remote_code=False,
+            use_safetensors=not pickled,
             weights_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
@@ -189,9 +137,9 @@ def _load_foreign(
     return artifact, own, fresh
 
 
-def is_ours(place: str) -> bool:
-    """Tell whether a place is a folder that we saved a model in."""
-    return (Path(place) / store.RECORD).is_file()
+def is_ours(place: Path) -> bool:
+    """Tell whether a folder is one that we saved a model in."""
+    return (place / store.RECORD).is_file()
 
 
 def require_torch(folder: Path, option: str = TEACHER) -> dict[str, Any]:
@@ -203,34 +151,6 @@ def require_torch(folder: Path, option: str = TEACHER) -> dict[str, Any]:
             allowed="a model that torch runs: one from before it was compiled",
         )
     return record
-
-
-def require_weights(checkpoint: str, place: str, *, allow_pickle: bool = False, option: str = TEACHER) -> None:
-    """Refuse a folder without weights that may be opened, before anything is spent on it.
-
-    Raises:
-        AssetError: It holds nothing, or pickles that are not allowed, or an index of shards that names such or files elsewhere.
-    """
-    folder = Path(place)
-    if not folder.is_dir():
-        return
-    ending = ".safetensors"
-    if not any(folder.glob(f"*{ending}")):
-        if not (allow_pickle and any(folder.glob(_PICKLES))):
-            raise not_found(checkpoint, OSError(f"no file named model.safetensors found in {place}"), option)
-        ending = ".bin"
-        with readable(checkpoint, option):
-            for file in folder.glob("*.bin"):
-                require_stored(file)
-    for index in folder.glob(f"*{ending}.index.json"):
-        with readable(checkpoint, option):
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if wrong := sorted(str(name) for name in names if Path(name).name != name or Path(name).suffix != ending):
-            raise AssetError(
-                f"{option}={checkpoint}: {index.name} names {wrong[0]}",
-                allowed=_SAFE if ending == ".safetensors" else f"files of the same folder that end in {ending}",
-                hint=_instead(option) if ending == ".safetensors" else "",
-            )
 
 
 def is_quantised(config: PretrainedConfig) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from compressor.telemetry import silence
 
@@ -27,3 +30,34 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     for name in ("torch.onnx", "onnxscript", "onnx_ir", "nncf", "accelerate", "filelock", "urllib3", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class _Outliving:
+    """Standard output that goes on when its reader has gone (`| head`, a terminal that was closed), into nowhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what the stream's coding has, and `?` for what it has not."""
+        coding = self._stream.encoding or "utf-8"
+        self._try(lambda: self._stream.write(text.encode(coding, errors="replace").decode(coding)))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def outlive_readers() -> None:
+    """Let no cell of a sweep end because nobody reads what this process prints, or a terminal lacks a letter."""
+    if not isinstance(sys.stdout, _Outliving):
+        sys.stdout = _Outliving(sys.stdout)  # type: ignore[assignment]  # it has all that is asked of it

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,12 +19,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from compressor import commit, hopeless, installed
-from compressor.cells import ledger
+from compressor.cells import ledger, lost
+from compressor.cells.cell import clear_failed
 from compressor.errors import CompressorError, ConfigError, Hopeless, MissingExtra, StoreError
 from compressor.search_terms import require_same, terms
 from compressor.training import floors
@@ -35,10 +39,12 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 JOURNAL: Final = "search.journal"
+_SUBDIR: Final = "${hydra.job.num}"
 _TARGET: Final = "hydra_plugins.compressor.Search"  # Hydra takes sweepers from this namespace alone
 _LOSS: Final = "loss of the teacher's metric beyond search.within"
 _PARAMETERS: Final = "command line"
 _TERMS: Final = "settings"
+_AGAIN: Final = "begun again"  # numbers of trials that another trial repeats
 _LOG: Final = logging.getLogger("compressor")
 
 
@@ -114,6 +120,12 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides(arguments)
         space, fixed = split(overrides)
+        own: Any = OmegaConf.to_container(self.config.hydra.sweep, resolve=False)
+        if own["subdir"] != _SUBDIR:
+            raise ConfigError(
+                f"hydra.sweep.subdir={own['subdir']}",
+                allowed=f"{_SUBDIR} in a search: it finds trials by their numbers",
+            )
         typed = [(str(o.get_key_element()), _typed(o)) for o in overrides]
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,12 +153,24 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             token = self.config.hydra.job.env_set[ledger.TOKEN]
             ledger.expect(folder, token, {trial.number: line for trial, line in zip(asked, lines, strict=True)})
             # Batches of neighbours have neighbouring numbers, and so have their cells.
-            self.launcher.launch(lines, initial_job_idx=asked[0].number)
+            self._launch(lines, asked[0].number, folder, token)
             for trial in asked:
                 self._tell(study, trial, folder)
         best = study.best_trials
         _LOG.info("%d of %d trials are on the front of %s", len(best), len(study.trials), ", ".join(self.objectives))
         return [trial.values[0] for trial in best if trial.values] or None
+
+    def _launch(self, lines: list[list[str]], first: int, folder: Path, token: str) -> None:
+        """Have a batch run; where the launcher fails for a process of its own that was killed, note the trials that it lost."""
+        try:
+            self.launcher.launch(lines, initial_job_idx=first)
+        except (CompressorError, HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # launchers have errors of many kinds for that
+            expected = dict(enumerate(lines, first))
+            if not lost.note(folder, token, expected, lambda number, line: folder / str(number)):
+                raise
+            print(f"\nwarning: the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
 
     def _set_floors(self, study: Study, folder: Path) -> None:
         """Tell the trainings of the next trials what they must reach."""
@@ -159,7 +183,7 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         floors.write(ledger.floors(folder, self.config.hydra.job.env_set[ledger.TOKEN]), told)
 
     def _study(self, folder: Path, wanted: dict[str, str]) -> Study:
-        """Open the folder's study, or begin it; trials of a process that died are begun anew."""
+        """Open the folder's study, or begin it; trials that failed, or whose process died, are begun anew."""
         optuna = _optuna()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         path = folder / JOURNAL
@@ -181,9 +205,15 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             load_if_exists=True,
         )
         study.set_user_attr(_TERMS, wanted)
-        for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
-            study.enqueue_trial(trial.params)
-            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        states = optuna.trial.TrialState
+        for trial in study.get_trials(states=[states.RUNNING]):
+            study.tell(trial.number, state=states.FAIL)
+        again: list[int] = study.user_attrs.get(_AGAIN, [])
+        for trial in study.get_trials(states=[states.FAIL]):
+            if trial.number not in again:
+                study.enqueue_trial(trial.params)
+                study.set_user_attr(_AGAIN, again := [*again, trial.number])
+                clear_failed(folder / str(trial.number))
         return study
 
     def _tell(self, study: Study, trial: Trial, folder: Path) -> None:
@@ -220,33 +250,42 @@ def split(overrides: Sequence[Override]) -> tuple[dict[str, BaseDistribution], l
     numbers, `int(interval(1,4))` whole ones; `tag(log,interval(...))` searches over magnitudes.
 
     Raises:
-        ConfigError: Nothing is searched.
+        ConfigError: Nothing is searched, or a range holds nothing.
     """
-    distributions = _optuna().distributions
     space: dict[str, BaseDistribution] = {}
     fixed = []
     for override in overrides:
-        key, value = override.get_key_element(), override.value()
+        key = override.get_key_element()
         if not override.is_sweep_override():
             fixed.append(f"{key}={override.get_value_element_as_str()}")
-        elif isinstance(value, ChoiceSweep):
-            space[key] = distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
-        elif isinstance(value, RangeSweep):
-            numbers = list(value.range())
-            whole = all(isinstance(number, int) for number in numbers)
-            kind = distributions.IntDistribution if whole else distributions.FloatDistribution
-            space[key] = kind(numbers[0], numbers[-1], step=value.step)
-        elif isinstance(value, IntervalSweep):
-            whole, log = isinstance(value.start, int) and isinstance(value.end, int), "log" in value.tags
-            kind = distributions.IntDistribution if whole else distributions.FloatDistribution
-            space[key] = kind(value.start, value.end, log=log)
-        else:
-            raise ConfigError(f"{override.input_line}: a search cannot draw from it", allowed="choice, range, interval")
+            continue
+        try:
+            space[key] = _distribution(override)
+        except ValueError as error:  # Optuna's word for bounds that do not go together
+            raise ConfigError(f"{override.input_line} cannot be searched: {error}") from error
     if not space:
         raise ConfigError(
             "nothing is searched", hint="'student.layers=range(2,11)' or 'train.learning_rate=interval(5e-5,4e-4)'"
         )
     return space, fixed
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    distributions, value = _optuna().distributions, override.value()
+    if isinstance(value, ChoiceSweep):
+        found: BaseDistribution = distributions.CategoricalDistribution(list(override.sweep_string_iterator()))
+        return found
+    if not isinstance(value, (RangeSweep, IntervalSweep)):
+        raise ConfigError(f"{override.input_line}: a search cannot draw from it", allowed="choice, range, interval")
+    numbers = sorted(value.range()) if isinstance(value, RangeSweep) else [value.start, value.end]
+    if not numbers:
+        raise ValueError("it is empty")
+    ends = numbers[0], numbers[-1]
+    whole = all(isinstance(number, int) for number in numbers)
+    kind = distributions.IntDistribution if whole else distributions.FloatDistribution
+    step = {"step": abs(value.step)} if isinstance(value, RangeSweep) else {}
+    found = kind(*ends, log="log" in value.tags, **step)
+    return found  # noqa: RET504 - typed above: Optuna is imported as Any
 
 
 def mend(path: Path) -> None:
@@ -264,9 +303,8 @@ def mend(path: Path) -> None:
 
 def _told(study: Study) -> list[FrozenTrial]:
     """Return the trials that are over, those left out that were only begun anew."""
-    return [
-        trial for trial in study.trials if trial.state.is_finished() and (trial.values or "why" in trial.user_attrs)
-    ]
+    again = study.user_attrs.get(_AGAIN, [])
+    return [trial for trial in study.trials if trial.state.is_finished() and trial.number not in again]
 
 
 def _optuna() -> Any:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import assets, commit, pretrained, store, surgery
+from compressor import assets, commit, pretrained, published, store, surgery
 from compressor.artifact import Blueprint, CompressedModel, Form
 from compressor.config import FineTune, TeacherConfig
 from compressor.errors import Incompatible, StoreError, TrainingError
@@ -67,8 +67,8 @@ def checkpoint_blueprint(
     task: Task,
     *,
     revision: str | None = None,
-    allow_pickle: bool = False,
-    option: str = pretrained.TEACHER,
+    allow_pickle: bool | None = None,
+    option: str = published.TEACHER,
 ) -> Blueprint:
     """Return what is known of a checkpoint with a head for the task, without its weights.
 
@@ -79,20 +79,20 @@ def checkpoint_blueprint(
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    place = pretrained.resolve(checkpoint, option)
+    place = published.resolve(checkpoint, option, revision=revision, allow_pickle=allow_pickle)
     ours = pretrained.is_ours(place)
-    record = pretrained.require_torch(Path(place), option) if ours else {}
-    known: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    with pretrained.readable(checkpoint, option):
-        model_config = store.read_config(Path(place)) if ours else AutoConfig.from_pretrained(place, **known)
-        tokenizer = AutoTokenizer.from_pretrained(place, config=model_config, **known)
-    pretrained.require_weights(checkpoint, place, allow_pickle=allow_pickle, option=option)
+    record = pretrained.require_torch(place, option) if ours else {}
+    if not ours:
+        published.weights_are_pickled(checkpoint, place, option, allow_pickle=allow_pickle)
+    with published.readable(checkpoint, option):
+        model_config = store.read_config(place) if ours else AutoConfig.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, config=model_config, trust_remote_code=False)
     if getattr(model_config, "is_encoder_decoder", False) or not hasattr(model_config, "num_hidden_layers"):
         raise Incompatible(f"{option}={checkpoint} is of type {model_config.model_type}, not a transformer encoder")
     for name, value in task.config_overrides().items():
         setattr(model_config, name, value)
     shapes = record.get("layer_shapes")  # of a model of ours whose layers are not as its config says
-    with pretrained.readable(checkpoint, option):
+    with published.readable(checkpoint, option):
         cut = surgery.cut(model_config, shapes)
         inner_multiple = math.gcd(*(shape["neurons"] for shape in shapes or []))
     return Blueprint(
@@ -113,8 +113,8 @@ def load_pretrained(
     *,
     revision: str | None = None,
     replace_head: bool = False,
-    allow_pickle: bool = False,
-    option: str = pretrained.TEACHER,
+    allow_pickle: bool | None = None,
+    option: str = published.TEACHER,
 ) -> tuple[CompressedModel, bool]:
     """Load a checkpoint with a head for the task; return it and whether its head came trained. See `pretrained.load`."""
     loaded = pretrained.load(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from compressor import commit
 from compressor.compare.runs import RESULT, is_tabled
-from compressor.errors import Hopeless, StoreError
+from compressor.errors import CompressorError, Hopeless, StoreError
 from compressor.results import OK, RunResult
 
 _DUPLICATE: Final = "skipped(duplicate of "
@@ -47,6 +48,15 @@ def outcome(folder: Path) -> RunResult:
     if result.status != OK:
         raise StoreError(result.status)
     return result
+
+
+def states(sweep: Path) -> dict[Path, str]:
+    """Return how each trial ended whose record is whole, by folder."""
+    found = {}
+    for path in sorted(sweep.glob(f"*/{RESULT}")):
+        with suppress(CompressorError):
+            found[path.parent] = _recorded(path.parent).status
+    return found
 
 
 def _recorded(folder: Path) -> RunResult:

@@ -34,6 +34,10 @@ def readers(config: RunConfig, registry: Registry) -> dict[str, tuple[bool, str]
         "cell.": (False, "a multirun: -m"),
         "bench.throughput_batch": (config.bench.throughput, "bench.throughput=true"),
         "teacher.revision": (not packaged, "a Hub id as teacher.checkpoint"),
+        "teacher.allow_pickle": (
+            config.teacher.checkpoint not in model_names(),
+            "a folder or a Hub id as teacher.checkpoint",
+        ),
         **{f"method.{m}.": (m in names, f"a chain or baseline with {m}") for m in registry.methods},
     }
 

@@ -7,7 +7,6 @@ tensors, its settings in the header.
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,20 +130,6 @@ def require_room(config: PretrainedConfig, folder: Path) -> None:
                 f"{folder}/config.json asks for {name}={getattr(config, name, '?')}, and its files have {held:,} bytes",
                 allowed="the config that the weights were saved with",
             )
-
-
-def require_stored(file: Path) -> None:
-    """Refuse a file of `torch.save` with compressed members: torch writes none, and unpacked they may be of any size.
-
-    Raises:
-        StoreError: The first such member.
-    """
-    if not zipfile.is_zipfile(file):
-        return
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            if member.compress_type != zipfile.ZIP_STORED:
-                raise StoreError(f"{file}: {member.filename} is compressed", allowed="a file as torch.save writes it")
 
 
 def _number(config: PretrainedConfig, *names: str) -> int:

@@ -301,7 +301,7 @@ class Workbench(Context):
 
         return export_onnx(source.model, source.tokenizer, self.workspace / "onnx").parent
 
-    def load_checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool = False) -> CompressedModel:
+    def load_checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool | None = None) -> CompressedModel:
         """See `Context.load_checkpoint`."""
         return load_pretrained(checkpoint, self.task, replace_head=True, allow_pickle=allow_pickle, option=option)[0]
 

@@ -250,6 +250,21 @@ def test_a_finished_run_is_not_overwritten(place, finished) -> None:
     assert (folder / "manifest.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_multirun_says_how_it_is_gone_on_with(tmp_path, typed) -> None:
+    where = [f"hydra.sweep.dir={tmp_path / 'sweep'}"] if typed else []
+    ended = subprocess.run(
+        [sys.executable, "-m", "compressor", "-m", "seed=-1", *where],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in ended.stdout.splitlines() if "hydra.sweep.dir=multirun/" in line]
+    assert ended.returncode == 2 and [line.split()[0] for line in said] == ([] if typed else ["sweep", "again"])
+    assert all((tmp_path / word.partition("=")[2]).is_dir() for line in said for word in line.split() if "=" in word)
+
+
 def test_a_multirun_ends_with_one_table_and_runs_equal_cells_once(place) -> None:
     sweep = place / "sweep"
     ended = run(place, "-m", "method=[],distill,[drop_layers]", "student.layers=2,9,3", f"hydra.sweep.dir={sweep}")

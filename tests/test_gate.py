@@ -125,21 +125,50 @@ def test_a_composed_config_names_no_code(node: str, value: object, told: str) ->
     ],
 )
 def test_somebodys_experiment_runs_no_code_of_theirs(hydra: str, tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    ended = run_with_experiment(tmp_path, f"hydra:\n  {hydra.replace('CANARY', str(canary))}\n")
+    assert ended.returncode == 2 and "ConfigError: hydra." in ended.stderr, ended.stderr
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "typed", "told"),
+    [
+        ("hydra: {overrides: {task: ['teacher.allow_pickle=true']}}", "seed=-1", "hydra.overrides stands in a file"),
+        ("hydra: {overrides: {hydra: ['hydra.launcher.setup=[x]']}}", "seed=-1", "hydra.overrides stands in a file"),
+        ("hydra: {launcher: {setup: [x]}}", "hydra/launcher=submitit_slurm", "hydra.launcher.setup stands in a file"),
+        ("hydra: {launcher: {n_jobs: 9}}", "hydra/launcher=joblib", "hydra.launcher.n_jobs stands in a file"),
+    ],
+)
+def test_somebodys_experiment_types_nothing(text: str, typed: str, told: str, tmp_path: Path) -> None:
+    ended = run_with_experiment(tmp_path, f"{text}\n", typed)
+    assert ended.returncode == 2 and told in ended.stderr, ended.stderr
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "submitit_slurm"])
+def test_a_launcher_is_taken_as_it_comes_and_as_it_is_typed(launcher: str, methods) -> None:
+    typed = [f"hydra/launcher={launcher}"]
+    typed += {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_slurm": ["hydra.launcher.setup=[x]"]}.get(launcher, [])
+    with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+        hydra_compose("config", overrides=typed, return_hydra_config=True)
+
+
+def run_with_experiment(tmp_path: Path, text: str, *typed: str) -> subprocess.CompletedProcess[str]:
+    """Type a multirun with an experiment of somebody's."""
     folder = tmp_path / "theirs" / "experiment"
     folder.mkdir(parents=True)
-    canary = tmp_path / "canary"
-    text = f"# @package _global_\nhydra:\n  {hydra.replace('CANARY', str(canary))}\n"
-    (folder / "nice.yaml").write_text(text)
-    ended = subprocess.run(
-        [sys.executable, "-m", "compressor", "-m", "--config-dir", "theirs", "experiment=nice", "seed=-1"],
+    (folder / "nice.yaml").write_text(f"# @package _global_\n{text}")
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "compressor", "-m", "--config-dir", "theirs", "experiment=nice"),
+            *(typed or ["seed=-1"]),
+        ],
         cwd=tmp_path,
         env=dict(os.environ),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ended.returncode == 2 and "ConfigError: hydra." in ended.stderr, ended.stderr
-    assert not canary.exists()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +178,9 @@ def test_somebodys_experiment_runs_no_code_of_theirs(hydra: str, tmp_path: Path)
         ("method.checkpoint.allow_pickle", "method: {checkpoint: {allow_pickle: true}}"),
     ],
 )
-def test_pickles_are_allowed_by_what_is_typed_and_by_no_file(option: str, text: str, tmp_path: Path, methods) -> None:
+def test_pickles_are_allowed_by_what_is_typed_and_by_no_file(
+    option: str, text: str, tmp_path: Path, methods, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "experiment"
     folder.mkdir()
     (folder / "nice.yaml").write_text(f"# @package _global_\n{text}\n")
@@ -162,6 +193,9 @@ def test_pickles_are_allowed_by_what_is_typed_and_by_no_file(option: str, text: 
     with pytest.raises(ConfigError, match=f"{option}=True stands in a file".replace(".", r"\.")):
         run_of("method=checkpoint", "experiment=nice")
     run = run_of("method=checkpoint", "experiment=nice", f"{option}=true")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s0")
+    with pytest.raises(ConfigError, match="is told by a sweep"):
+        run_of("method=checkpoint", f"{option}=true")
     step = run.chain[0].config
     assert isinstance(step, CheckpointConfig)
     assert (run.teacher.allow_pickle, step.allow_pickle) == (option.startswith("teacher"), option.startswith("method"))

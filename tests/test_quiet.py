@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,3 +17,26 @@ def test_libraries_say_nothing_while_they_load() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "" and ended.stderr == ""
+
+
+def test_a_reader_that_goes_ends_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from compressor.quiet import outlive_readers; outlive_readers()\n"
+    )
+    code += "for line in range(20): print('x' * 4000, flush=True); time.sleep(0.01)\n"
+    code += "print('half of a line', end=''); Path('done').touch()"
+    command = [sys.executable, "-c", code]
+    with (tmp_path / "errors").open("w") as errors:
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, cwd=tmp_path)
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        writer.stdout.close()
+        assert writer.wait(60) == 0 and (tmp_path / "done").exists()
+    assert (tmp_path / "errors").read_text() == ""
+
+
+def test_a_terminal_without_a_letter_gets_another() -> None:
+    code = "from compressor.quiet import outlive_readers; outlive_readers(); outlive_readers(); print('a \u2192 b')"
+    plain = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    ended = subprocess.run([sys.executable, "-c", code], env=plain, capture_output=True, text=True, check=True)
+    assert ended.stdout == "a ? b\n" and ended.stderr == ""

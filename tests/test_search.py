@@ -13,7 +13,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from compressor.cells import ledger
+from compressor.cells import ledger, lost
+from compressor.cells.cell import Cell
 from compressor.commit import FolderLock, add_file, read_json
 from compressor.errors import ConfigError, StoreError
 from compressor.report.screen import Screen
@@ -59,6 +60,26 @@ def test_every_kind_of_sweep_is_a_distribution() -> None:
         split(parsed("method=distill"))
 
 
+def test_a_range_may_fall_and_be_searched_over_magnitudes() -> None:
+    d = optuna.distributions
+    space, _ = split(parsed("student.layers=range(10,1,-2)", "train.batch_size=tag(log,range(8,65))"))
+    assert space["student.layers"] == d.IntDistribution(2, 10, step=2)
+    assert space["train.batch_size"] == d.IntDistribution(8, 64, log=True)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("student.layers=range(5,5)", "train.learning_rate=interval(5e-4,5e-5)"),
+        *("train.learning_rate=tag(log,interval(0,1e-3))", "train.batch_size=tag(log,range(8,65,8))"),
+    ],
+)
+def test_bounds_that_do_not_go_together_are_named(typed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        split(parsed(typed))
+    assert caught.value.got.startswith(f"{typed} cannot be searched: ")
+
+
 def made(folder: Path, layers: int) -> None:
     """A cell's run folder: fewer layers are smaller, faster and worse."""
     model = Model(right=300 + 8 * layers, size_bytes=10_000_000 * layers, speeds={"torch": 12 / layers})
@@ -83,7 +104,7 @@ class Launcher:
                 made(self.sweep / str(number), layers)
 
 
-def search(folder: Path, launcher: Launcher, **options: object) -> Search:
+def search(folder: Path, launcher: Launcher, subdir: str = "${hydra.job.num}", **options: object) -> Search:
     given = {
         "trials": 8,
         "batch": 1,
@@ -94,7 +115,7 @@ def search(folder: Path, launcher: Launcher, **options: object) -> Search:
         "drop_hopeless": False,
     }
     one = Search(**{**given, **options})
-    own = {"sweep": {"dir": str(folder)}, "job": {"env_set": {ledger.TOKEN: "sweep-1"}}}
+    own = {"sweep": {"dir": str(folder), "subdir": subdir}, "job": {"env_set": {ledger.TOKEN: "sweep-1"}}}
     one.config = OmegaConf.create({"hydra": own})
     one.launcher = launcher
     one.hydra_context = type("Context", (), {"config_loader": None})()
@@ -137,13 +158,56 @@ def test_a_search_that_was_cut_off_goes_on_and_begins_the_lost_trial_anew(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, Launcher(tmp_path, killed_at=2)).sweep(ARGUMENTS)
     journal = tmp_path / JOURNAL
-    lost = study(tmp_path).trials[2].params
+    cut_off = study(tmp_path).trials[2].params
     journal.write_bytes(journal.read_bytes() + b'{"op_code": 5, "wor')  # and its last line half-written
     launcher = Launcher(tmp_path)
     search(tmp_path, launcher).sweep(ARGUMENTS)
     trials = study(tmp_path).trials
     assert len([t for t in trials if t.values]) == 8 and len(launcher.lines) == 6
-    assert trials[2].state is optuna.trial.TrialState.FAIL and trials[3].params == lost
+    assert trials[2].state is optuna.trial.TrialState.FAIL and trials[3].params == cut_off
+
+
+def test_failed_trials_are_begun_anew_by_the_same_command(tmp_path: Path) -> None:
+    search(tmp_path, Launcher(tmp_path, dies_at=(1, 5))).sweep(ARGUMENTS)
+    failed = [study(tmp_path).trials[number].params for number in (1, 5)]
+    begun = []
+    for dies_at in ((8,), (), ()):  # one of the two is killed once more
+        launcher = Launcher(tmp_path, dies_at=dies_at)
+        search(tmp_path, launcher).sweep(ARGUMENTS)
+        begun.append(len(launcher.lines))
+    assert begun == [2, 1, 0]
+    trials = study(tmp_path).trials
+    assert len([t for t in trials if t.values]) == 8 and [t.params for t in trials[8:]] == [*failed, failed[0]]
+    assert not any((tmp_path / str(number)).exists() for number in (1, 5, 8)), "records of failure that were repeated"
+
+
+def test_a_launcher_that_fails_costs_its_batch_and_no_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Fails(Launcher):
+        def launch(self, lines, initial_job_idx: int):
+            if initial_job_idx == 2:
+                cell = Cell(overrides=tuple(lines[0]), folder=tmp_path / "2", sweep=tmp_path)
+                lost.begin(cell, 2, "sweep-1")
+                raise RuntimeError("a worker was killed")
+            super().launch(lines, initial_job_idx)
+
+    search(tmp_path, Fails(tmp_path)).sweep(ARGUMENTS)
+    trials = study(tmp_path).trials
+    assert len(trials) == 8 and [t.number for t in trials if not t.values] == [2]
+    assert lost.LOST in trials[2].user_attrs["why"] and "a worker was killed" in capsys.readouterr().err
+
+
+def test_a_launcher_that_fails_before_any_cell_ends_the_search(tmp_path: Path) -> None:
+    class Fails(Launcher):
+        def launch(self, lines, initial_job_idx: int):
+            raise RuntimeError("there is no such queue")
+
+    with pytest.raises(RuntimeError, match="no such queue"):
+        search(tmp_path, Fails(tmp_path)).sweep(ARGUMENTS)
+
+
+def test_trials_stand_where_the_search_looks_for_them(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"hydra.sweep.subdir=x\$\{hydra.job.num\}"):
+        search(tmp_path, Launcher(tmp_path), subdir="x${hydra.job.num}").sweep(ARGUMENTS)
 
 
 def test_trials_that_lose_too_much_are_not_feasible(tmp_path: Path) -> None:
@@ -318,6 +382,8 @@ def test_the_command_searches_and_ends_with_fronts(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "2 cells" in ended.stdout and "the front is" in (tmp_path / "sweep" / "fronts.md").read_text()
     assert len([trial for trial in study(tmp_path / "sweep").trials if trial.values]) == 2
+    again = command(tmp_path, "student.layers=range(1,4)", "hydra.sweeper.trials=2")
+    assert again.returncode == 0 and "2 cells" in again.stdout and "== cell" not in again.stdout, again.stdout
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -339,9 +340,17 @@ def pickled(place):
 @pytest.mark.parametrize("option", ["teacher.checkpoint", "method.checkpoint.checkpoint"])
 def test_pickled_weights_are_refused_until_they_are_allowed(place, loaded, pickled, option) -> None:
     with pytest.raises(AssetError, match="safetensors") as caught:
-        teacher.checkpoint_blueprint(str(pickled["whole"]), loaded[0], option=option)
-    assert caught.value.hint.startswith(option.replace("checkpoint.checkpoint", "checkpoint").rpartition(".")[0])
-    assert ".allow_pickle=true" in caught.value.hint
+        teacher.checkpoint_blueprint(str(pickled["whole"]), loaded[0], option=option, allow_pickle=False)
+    assert caught.value.hint.startswith(f"{option.removesuffix('.checkpoint')}.allow_pickle=true")
+
+
+def test_nobody_is_sent_to_a_switch_that_is_not_there_or_does_not_help(loaded, pickled, tmp_path) -> None:
+    folder = Path(shutil.copytree(pickled["whole"], tmp_path / "none"))
+    (folder / "pytorch_model.bin").rename(folder / "pytorch_model.fp16.bin")
+    for place, allow in ((pickled["whole"], None), (folder, False), (folder, True)):
+        with pytest.raises(AssetError, match="has no model.safetensors") as caught:
+            teacher.checkpoint_blueprint(str(place), loaded[0], allow_pickle=allow)
+        assert caught.value.hint == ""
 
 
 @pytest.mark.parametrize("form", ["whole", "shards"])
@@ -387,6 +396,80 @@ def test_an_index_of_allowed_pickles_names_files_of_its_folder(loaded, pickled, 
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     with pytest.raises(AssetError, match="names .*pickled-whole"):
         teacher.load_pretrained(str(folder), loaded[0], allow_pickle=True)
+
+
+@pytest.mark.parametrize("decoy", [False, True])
+@pytest.mark.parametrize("form", ["whole", "shards"])
+def test_compressed_members_of_allowed_pickles_are_refused(loaded, pickled, tmp_path, form, decoy) -> None:
+    folder = Path(shutil.copytree(pickled[form], tmp_path / "bomb"))
+    if decoy:  # a name that transformers does not take
+        (folder / "other.safetensors").write_bytes(b"")
+    file = sorted(folder.glob("*.bin"))[-1]
+    with zipfile.ZipFile(file) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(AssetError, match="is compressed"):
+        teacher.load_pretrained(str(folder), loaded[0], allow_pickle=True)
+
+
+@pytest.mark.parametrize("way", ["adapter_model.bin", "other.safetensors", "adapter"])
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_checkpoint_that_sends_to_other_weights_is_refused(place, loaded, pickled, tmp_path, way, allowed) -> None:
+    folder = Path(shutil.copytree(place / "encoder", tmp_path / "sends"))
+    shutil.copy(pickled["whole"] / "pytorch_model.bin", folder / "adapter_model.bin")
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    if way == "adapter":
+        (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(place / "encoder")}))
+    else:
+        written = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(written | {"transformers_weights": way}))
+    with pytest.raises(AssetError, match="weights elsewhere"):
+        teacher.load_pretrained(str(folder), loaded[0], allow_pickle=allowed)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Put folders where the Hub's library keeps what it fetched, and let it fetch no more."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def keep(folder: Path, name: str) -> str:
+        kept, commit_id = tmp_path / "hub" / f"models--org--{name}", "0" * 40
+        shutil.copytree(folder, kept / "snapshots" / commit_id)
+        (kept / "refs").mkdir()
+        (kept / "refs" / "main").write_text(commit_id)
+        return f"org/{name}"
+
+    return keep
+
+
+def test_a_repository_of_the_hub_gives_what_its_folder_gives(place, loaded, hub) -> None:
+    name = hub(place / "encoder", "encoder")
+    assert teacher.checkpoint_blueprint(name, loaded[0]).layers
+    torch.manual_seed(0)
+    found = teacher.load_pretrained(name, loaded[0])[0]
+    torch.manual_seed(0)
+    assert same_weights(found, teacher.load_pretrained(str(place / "encoder"), loaded[0])[0])
+
+
+@pytest.mark.parametrize("form", ["whole", "shards"])
+def test_pickles_of_the_hub_are_opened_only_where_they_are_allowed(place, loaded, pickled, hub, form) -> None:
+    name = hub(pickled[form], form)
+    with pytest.raises(AssetError, match="has no model.safetensors") as caught:
+        teacher.load_pretrained(name, loaded[0], allow_pickle=False)
+    assert "teacher.allow_pickle=true" in caught.value.hint
+    teacher.load_pretrained(name, loaded[0], allow_pickle=True)
+
+
+def test_an_index_of_the_hub_that_names_a_pickle_is_refused(place, loaded, pickled, hub, tmp_path) -> None:
+    folder = Path(shutil.copytree(pickled["whole"], tmp_path / "names"))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "pytorch_model.bin"}}))
+    with pytest.raises(AssetError, match="names pytorch_model.bin"):
+        teacher.load_pretrained(hub(folder, "names"), loaded[0], allow_pickle=False)
 
 
 def test_no_model_is_handed_to_a_converter() -> None:

@@ -142,7 +142,8 @@ class _Output:
                 part += b"\n[output beyond this is dropped: cell.log_mb]\n"
             self._kept.write(part)
             self._kept.flush()
-            self._show(part)
+            with suppress(OSError):  # whoever read it has gone; the cell works on, and its log is kept
+                self._show(part)
         return bool(chunk)
 
 

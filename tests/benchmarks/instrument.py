@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,28 +24,39 @@ from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).parent
-os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-sys.path.insert(0, str(HERE))
-
-from compressor import store  # noqa: E402
-from compressor.artifact import CompressedModel, Form  # noqa: E402
-from compressor.compare.verdicts import LatencyVerdict, compare_latency  # noqa: E402
-from compressor.config import BenchConfig, TaskConfig  # noqa: E402
-from compressor.measure import processes  # noqa: E402
-from compressor.measure.accuracy import AccuracyResult, measure_accuracies  # noqa: E402
-from compressor.measure.candidate import Candidate  # noqa: E402
-from compressor.measure.environment import environment  # noqa: E402
-from compressor.measure.examples import write_examples  # noqa: E402
-from compressor.measure.latency import measure_latency  # noqa: E402
-from compressor.measure.workload import choose_workload  # noqa: E402
-from compressor.tasks import build_task  # noqa: E402
-from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer  # noqa: E402
-from compressor.timing import judge_rounds  # noqa: E402
+from compressor import store
+from compressor.artifact import CompressedModel, Form
+from compressor.compare.verdicts import LatencyVerdict, compare_latency
+from compressor.config import BenchConfig, TaskConfig
+from compressor.measure import processes
+from compressor.measure.accuracy import AccuracyResult, measure_accuracies
+from compressor.measure.candidate import Candidate
+from compressor.measure.environment import environment
+from compressor.measure.examples import write_examples
+from compressor.measure.latency import measure_latency
+from compressor.measure.workload import choose_workload
+from compressor.tasks import build_task
+from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer
+from compressor.timing import judge_rounds
 
 SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
 TINY = BenchConfig(runtimes=["torch"], loads=36, blocks=72, texts=10, timeout_s=120, warmup_seconds=0.02)
 QUICK = BenchConfig(runtimes=["torch"])
+
+
+@contextmanager
+def slowing() -> Iterator[None]:
+    """Have measuring processes open models by `slowed_opener`, which lies beside this file."""
+    places, opener = os.environ.get("PYTHONPATH"), processes.OPENER
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [places])])
+    processes.OPENER = "slowed_opener:load"
+    try:
+        yield
+    finally:
+        processes.OPENER = opener
+        del os.environ["PYTHONPATH"]
+        if places is not None:
+            os.environ["PYTHONPATH"] = places
 
 
 def tiny() -> CompressedModel:
@@ -157,12 +167,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(SLOWDOWNS), default=list(SLOWDOWNS))
     parser.add_argument("--load", choices=["alone", "bursty", "both"], default="both")
     arguments = parser.parse_args()
-    processes.OPENER = "slowed_opener:load"
     bench, model = (TINY, "tiny") if arguments.model is None else (QUICK, arguments.model.name)
     state = [str(environment(threads=1)["git"]), model]
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     kinds = [k for k in (False, True) if arguments.load in ("both", "bursty" if k else "alone")]
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, slowing():
         scored = prepare(Path(scratch), tiny() if arguments.model is None else store.load(arguments.model), bench)
         for number in range(arguments.trials):
             for name in arguments.only:

@@ -32,6 +32,16 @@ def run(code: str, tmp_path: Path, limits: CellConfig | None = None):
     return ending, (tmp_path / "output.txt").read_text(errors="replace"), bytes(shown)
 
 
+def test_who_cannot_show_what_a_cell_prints_does_not_end_it(tmp_path: Path) -> None:
+    def show(chunk: bytes) -> None:
+        raise BrokenPipeError
+
+    log = tmp_path / "output.txt"
+    command = [sys.executable, "-c", "print('first', flush=True); import time; time.sleep(0.2); print('last')"]
+    ending = supervise(command, environment=os.environ, limits=CellConfig(timeout_s=30), log=log, show=show)
+    assert ending.code == 0 and ending.stop is None and log.read_text() == "first\nlast\n"
+
+
 ENDINGS = [
     ("raise ValueError('boom')", "failed(its process ended with exit code 1 and without a result)"),
     ("import sys; sys.exit(0)", "failed(its process ended with exit code 0 and without a result)"),

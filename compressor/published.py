@@ -1,0 +1,164 @@
+"""Checkpoints as they were published: where their files lie, and which of them may be opened.
+
+Whatever a checkpoint is named by, it ends as a folder on this disk before a library looks at it: what was checked is what is
+read, and a repository of the Hub has no ways that a folder has not.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Final
+
+from compressor import assets
+from compressor.errors import AssetError, ConfigError, told_as
+
+TEACHER: Final = "teacher.checkpoint"  # the option that a checkpoint comes from, unless told otherwise
+_SAFE, _PICKLE = (
+    "model.safetensors",
+    "pytorch_model.bin",
+)  # in the order in which transformers looks; each may be an index
+_SETTINGS: Final = ("*.json", "*.txt", "*.model")  # of the model and of every kind of tokenizer
+_ELSEWHERE: Final = (
+    "*/*",
+    "compressor.json",
+)  # other forms of the model; and a record that vouches for files not fetched
+_NO_PICKLES: Final = "weights as safetensors; pickles may run code and are not opened"
+
+
+def resolve(
+    checkpoint: str, option: str = TEACHER, *, revision: str | None = None, allow_pickle: bool | None = None
+) -> Path:
+    """Return the folder of a checkpoint: a packaged one and one of the Hub are fetched, or found where they were.
+
+    Args:
+        checkpoint: Packaged name, folder or Hub id.
+        option: What the user typed to name it, for messages.
+        revision: Of the Hub.
+        allow_pickle: As in `weights_are_pickled`.
+
+    Raises:
+        ConfigError: It looks like a path and nothing is there.
+        AssetError: It cannot be fetched.
+    """
+    if checkpoint in assets.model_names():
+        return assets.fetch_model(checkpoint)
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        return path
+    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
+        raise ConfigError(
+            f"{option}={checkpoint}: there is no such folder",
+            allowed=f"a folder, a Hub id, or a packaged model: {', '.join(assets.model_names())}",
+        )
+    with readable(checkpoint, option):
+        folder = _fetch(checkpoint, revision, _SETTINGS, _SAFE)
+        if allow_pickle and not _takes(folder, _SAFE):
+            _fetch(checkpoint, revision, _SETTINGS, _PICKLE)
+    return folder
+
+
+def _fetch(repository: str, revision: str | None, settings: Iterable[str], weights: str) -> Path:
+    """Fetch settings and weights of a repository of the Hub; return their folder, which is the same for the same commit."""
+    from huggingface_hub import snapshot_download
+
+    stem, _, ending = weights.partition(".")
+    wanted = [*settings, weights, f"{stem}-*.{ending}"]
+    found = snapshot_download(repository, revision=revision, allow_patterns=wanted, ignore_patterns=list(_ELSEWHERE))
+    return Path(str(found))
+
+
+def readable(checkpoint: str, option: str = TEACHER) -> AbstractContextManager[None]:
+    """Return a context in which whatever a library raises over a checkpoint is an `AssetError` that names it."""
+
+    def told(error: BaseException) -> AssetError:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return AssetError(
+            f"{option}={checkpoint} could not be loaded: {first}",
+            allowed=f"a local folder, a reachable Hub id, or a packaged model: {', '.join(assets.model_names())}",
+            hint="teacher=e5_small needs no Hub" if option == TEACHER else f"{option}=minilm-l6 needs no Hub",
+        )
+
+    return told_as(told)
+
+
+def weights_are_pickled(
+    checkpoint: str, folder: Path, option: str = TEACHER, *, allow_pickle: bool | None = None
+) -> bool:
+    """Tell whether the weights that transformers will take are pickles; refuse those that may not be opened.
+
+    Args:
+        checkpoint: As it was named.
+        folder: Where it lies.
+        option: What the user typed to name it, for messages.
+        allow_pickle: Whether pickles are taken where there are no safetensors; None where no option allows that.
+
+    Raises:
+        AssetError: It holds no weights, pickles that are not allowed, or an index of shards that names such or files
+            elsewhere; or its config or an adapter sends the reader to other weights.
+    """
+    named = f"{option}={checkpoint}"
+    with readable(checkpoint, option):
+        config: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        other = config.get("transformers_weights")
+    if other is not None or (folder / "adapter_config.json").exists():
+        raise AssetError(
+            f"{named} has its weights elsewhere: {other or 'it is an adapter of another model'}",
+            allowed=f"a whole model, in {_SAFE}",
+        )
+    if _takes(folder, _SAFE):
+        for shard in _shards(checkpoint, folder, _SAFE, option):
+            if Path(shard).suffix != Path(_SAFE).suffix:
+                raise AssetError(f"{named}: its index names {shard}", allowed=_NO_PICKLES)
+        return False
+    pickled = _takes(folder, _PICKLE)
+    if allow_pickle and pickled:
+        for shard in _shards(checkpoint, folder, _PICKLE, option):
+            with readable(checkpoint, option):
+                member = _compressed(folder / shard)
+            if member is not None:
+                raise AssetError(
+                    f"{named}: {member} in {shard} is compressed", allowed="a file as torch.save writes it"
+                )
+        return True
+    may_have = pickled or folder != Path(checkpoint).expanduser()  # of a repository they were not fetched
+    raise AssetError(
+        f"{named} has no {_SAFE}{f', only {_PICKLE}' if pickled else ''}",
+        allowed=_NO_PICKLES,
+        hint=f"{option.rpartition('.')[0]}.allow_pickle=true reads a {_PICKLE} that you trust, tensors only"
+        if allow_pickle is False and may_have
+        else "",
+    )
+
+
+def _takes(folder: Path, weights: str) -> bool:
+    """Tell whether transformers would take weights of this name."""
+    return (folder / weights).is_file() or (folder / f"{weights}.index.json").is_file()
+
+
+def _shards(checkpoint: str, folder: Path, weights: str, option: str) -> list[str]:
+    """Return the names of the files that weights of this name are in.
+
+    Raises:
+        AssetError: Their index cannot be read, or names a file elsewhere.
+    """
+    if (folder / weights).is_file():
+        return [weights]
+    index = folder / f"{weights}.index.json"
+    with readable(checkpoint, option):
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    for name in names:
+        if Path(name).name != name:
+            raise AssetError(f"{option}={checkpoint}: {index.name} names {name}", allowed="files of the same folder")
+    return names
+
+
+def _compressed(file: Path) -> str | None:
+    """Return a compressed member of a file of `torch.save`: torch writes none, and unpacked they may be of any size."""
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        return next((m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED), None)
