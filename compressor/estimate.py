@@ -61,12 +61,12 @@ def _forward_seconds_per_text(
 
     step = max(1, len(data.train) // 64)
     examples = sorted(data.train[::step], key=lambda e: len(e.text))
-    middle = examples[len(examples) // 4 :][:32]
+    middle = examples[len(examples) // 4 :][:8]
     batch = task.collate(teacher.tokenizer, middle, task.encode(teacher.tokenizer, middle)).to(device)
     model = teacher.model.to(device)
     timings = []
     with torch.inference_mode(), autocast(precision, device):
-        for _ in range(3):
+        for _ in range(2):  # the first is slower
             start = time.perf_counter()
             model(**forward_inputs(model, batch.inputs)).logits.sum().item()  # waits for the device
             timings.append(time.perf_counter() - start)

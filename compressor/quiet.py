@@ -21,13 +21,10 @@ def quiet_libraries() -> None:
     # Before transformers is imported: it imports these where they are installed, and they talk while they load.
     for name in ("torchao", "torch.utils._pytree", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    import datasets
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
     for name in ("torch.onnx", "onnxscript", "onnx_ir", "nncf", "accelerate", "filelock", "urllib3", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
