@@ -17,6 +17,7 @@ from compressor.errors import ConfigError
 from compressor.estimate import estimate_seconds
 from compressor.machine import Machine, set_up
 from compressor.pipeline import Link
+from compressor.published import is_of_the_hub
 from compressor.registry import Registry
 from compressor.report.screen import Screen
 from compressor.results import RunResult
@@ -117,6 +118,8 @@ def _fetch(config: RunConfig, screen: Screen) -> None:
     if config.teacher.checkpoint in assets.model_names():
         screen.source(config.teacher.checkpoint)
         assets.fetch_model(config.teacher.checkpoint, progress=screen.fetching)
+    elif is_of_the_hub(config.teacher.checkpoint):
+        screen.line("fetch", f"{config.teacher.checkpoint}: from the Hugging Face Hub, or where its library keeps it")
     screen.fetched()
 
 

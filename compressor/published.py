@@ -29,6 +29,12 @@ _ELSEWHERE: Final = (
 _NO_PICKLES: Final = "weights as safetensors; pickles may run code and are not opened"
 
 
+def is_of_the_hub(checkpoint: str) -> bool:
+    """Tell whether a checkpoint is named as one of the Hugging Face Hub: it is not packaged, no folder, and no path."""
+    path = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
+    return not (checkpoint in assets.model_names() or path or Path(checkpoint).is_dir())
+
+
 def resolve(
     checkpoint: str, option: str = TEACHER, *, revision: str | None = None, allow_pickle: bool | None = None
 ) -> Path:
@@ -46,18 +52,17 @@ def resolve(
     """
     if checkpoint in assets.model_names():
         return assets.fetch_model(checkpoint)
-    path = Path(checkpoint).expanduser()
-    if path.is_dir():
-        return path
-    if checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
-        raise ConfigError(
-            f"{option}={checkpoint}: there is no such folder",
-            allowed=f"a folder, a Hub id, or a packaged model: {', '.join(assets.model_names())}",
-        )
+    if not is_of_the_hub(checkpoint):
+        if not (folder := Path(checkpoint).expanduser()).is_dir():
+            raise ConfigError(
+                f"{option}={checkpoint}: there is no such folder",
+                allowed=f"a folder, a Hub id, or a packaged model: {', '.join(assets.model_names())}",
+            )
+        return folder
     with readable(checkpoint, option):
         folder = _fetch(checkpoint, revision, _SETTINGS, _SAFE)
         if allow_pickle and not _takes(folder, _SAFE):
-            _fetch(checkpoint, revision, _SETTINGS, _PICKLE)
+            folder = _fetch(checkpoint, revision, _SETTINGS, _PICKLE)
     return folder
 
 
@@ -124,7 +129,7 @@ def weights_are_pickled(
                     f"{named}: {member} in {shard} is compressed", allowed="a file as torch.save writes it"
                 )
         return True
-    may_have = pickled or folder != Path(checkpoint).expanduser()  # of a repository they were not fetched
+    may_have = pickled or is_of_the_hub(checkpoint)  # of which they were not fetched
     raise AssetError(
         f"{named} has no {_SAFE}{f', only {_PICKLE}' if pickled else ''}",
         allowed=_NO_PICKLES,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from compressor.assets import model_names
 from compressor.config import RunConfig
 from compressor.errors import ConfigError
+from compressor.published import is_of_the_hub
 from compressor.registry import Registry
 
 
@@ -20,7 +20,6 @@ def readers(config: RunConfig, registry: Registry) -> dict[str, tuple[bool, str]
     steps = [step for chain in (config.chain, *config.baselines.values()) for step in chain]
     wants = [registry.get(step.name).method(step.config).capabilities for step in steps]
     names = {step.name for step in steps}
-    packaged = config.teacher.checkpoint in model_names() or Path(config.teacher.checkpoint).is_dir()
     return {
         "student.": (any(w.reads_student for w in wants), _names(registry, "reads_student")),
         "train.": (any(w.needs_training for w in wants), _names(registry, "needs_training")),
@@ -33,7 +32,7 @@ def readers(config: RunConfig, registry: Registry) -> dict[str, tuple[bool, str]
         "task.revision": (config.task.source == "hub", "task.source=hub"),
         "cell.": (False, "a multirun: -m"),
         "bench.throughput_batch": (config.bench.throughput, "bench.throughput=true"),
-        "teacher.revision": (not packaged, "a Hub id as teacher.checkpoint"),
+        "teacher.revision": (is_of_the_hub(config.teacher.checkpoint), "a Hub id as teacher.checkpoint"),
         "teacher.allow_pickle": (
             config.teacher.checkpoint not in model_names(),
             "a folder or a Hub id as teacher.checkpoint",

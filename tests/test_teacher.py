@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor import commit, keys, store, teacher
+from compressor import commit, keys, published, store, teacher
 from compressor.artifact import Step
 from compressor.assets import CACHE_ENV
 from compressor.config import FineTune, TaskConfig, TeacherConfig, TrainConfig
@@ -445,6 +445,17 @@ def hub(tmp_path, monkeypatch):
         return f"org/{name}"
 
     return keep
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "hub"),
+    [
+        *(("bert-base-uncased", True), ("org/name", True), ("e5-small", False), ("./nothing", False)),
+        *(("/a/b", False), ("~/b", False), ("a/b/c", False), (".", False)),
+    ],
+)
+def test_what_is_named_as_a_repository_of_the_hub(checkpoint, hub) -> None:
+    assert published.is_of_the_hub(checkpoint) is hub
 
 
 def test_a_repository_of_the_hub_gives_what_its_folder_gives(place, loaded, hub) -> None:
