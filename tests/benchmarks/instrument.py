@@ -4,9 +4,9 @@
 
 Every trial is a whole comparison by `measure_latency` in fresh processes, judged as a run judges it: of a tiny encoder in 36
 loads, for its calls of a millisecond are noisy and loading costs it nothing; with `--model`, of a saved model in the loads of
-`bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped. Printed at
-the end, for each test: how often which verdict was given, how far the estimates lie from the truth, and whether the target is
-met.
+`bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped, on a
+processor of the same kind and with the same code that measures. Printed at the end, for each test: how often which verdict was
+given, how far the estimates lie from the truth, and whether the target is met.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from compressor import store
 from compressor.artifact import CompressedModel, Form
 from compressor.compare.verdicts import LatencyVerdict, compare_latency
 from compressor.config import BenchConfig, TaskConfig
+from compressor.keys import key_of, own_code
 from compressor.measure import processes
 from compressor.measure.accuracy import AccuracyResult, measure_accuracies
 from compressor.measure.candidate import Candidate
@@ -39,6 +41,7 @@ from compressor.tasks import build_task
 from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer
 from compressor.timing import judge_rounds
 
+MEASURING = ("measure", "runtimes", "compare", "timing.py")
 SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
 TINY = BenchConfig(runtimes=["torch"], loads=36, blocks=72, texts=10, timeout_s=120, warmup_seconds=0.02)
 QUICK = BenchConfig(runtimes=["torch"])
@@ -168,7 +171,15 @@ def main() -> None:
     parser.add_argument("--load", choices=["alone", "bursty", "both"], default="both")
     arguments = parser.parse_args()
     bench, model = (TINY, "tiny") if arguments.model is None else (QUICK, arguments.model.name)
-    state = [str(environment(threads=1)["git"]), model]
+    slowing_code = Path(__file__).with_name("slowed_opener.py").read_text()
+    state = key_of(
+        {
+            "code": [own_code(MEASURING), slowing_code],
+            "settings": asdict(bench),
+            "processor": environment(threads=1)["cpu"],
+            "model": model,
+        }
+    )
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
     kinds = [k for k in (False, True) if arguments.load in ("both", "bursty" if k else "alone")]
     with tempfile.TemporaryDirectory() as scratch, slowing():
@@ -176,7 +187,7 @@ def main() -> None:
         for number in range(arguments.trials):
             for name in arguments.only:
                 for loaded in kinds:
-                    key = (number, name, loaded, state)  # what another commit did says nothing about this one
+                    key = (number, name, loaded, state)  # what other code did says nothing about this
                     if any((r["trial"], r["name"], r["loaded"], r.get("state")) == key for r in done):
                         continue
                     started = time.monotonic()
