@@ -95,15 +95,17 @@ def _hydra(arguments: list[str]) -> int:
     session = Session()
     compose.Sweep.begun = _show_sweep
     entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(session.run)
+    searched = False
     try:
         _sweep(entry, token)
+        searched = (compose.Sweep.folder or Path()).joinpath(search.JOURNAL).is_file()
         if compose.Sweep.folder is not None:
             _run_busy_cells(compose.Sweep.folder, token, methods)
             ledger.tidy(compose.Sweep.folder)  # an interrupted sweep that is run again will want it
     except (HydraException, OmegaConfBaseException) as error:
         raise compose.explain(error) from error
     finally:
-        ended = _show_cells(token)
+        ended = _show_cells(token, searched=searched)
     if session.error is not None:
         raise session.error
     return next((entry.code for entry in ended if entry.code), 0)
@@ -293,10 +295,12 @@ def _show_sweep() -> None:
         Screen().line("sweep", f"the same command with {again} goes on where this one stops")
 
 
-def _show_cells(token: str) -> list[Entry]:
+def _show_cells(token: str, *, searched: bool) -> list[Entry]:
     """Print the table over the cells that this command has ended, however many they are; return them.
 
-    A search that found nothing left to do shows the table of its folder.
+    Args:
+        token: Names the command.
+        searched: Whether it was a search that came to its end: if nothing was left to do, the table is that of its folder.
     """
     from compressor import trials
     from compressor.cells import ledger
@@ -306,12 +310,12 @@ def _show_cells(token: str) -> list[Entry]:
 
     if Sweep.folder is None:
         return []
-    ended, searched = ledger.read(Sweep.folder, token), (Sweep.folder / JOURNAL).is_file()
+    ended = ledger.read(Sweep.folder, token)
     states = {entry.folder: entry.status for entry in ended} or (trials.states(Sweep.folder) if searched else {})
     if states:
         Screen().cells(states, Sweep.folder)
-    if states and searched:
-        Screen().fronts(Sweep.folder)
+        if (Sweep.folder / JOURNAL).is_file():
+            Screen().fronts(Sweep.folder)
     if any(entry.code for entry in ended) and (again := Sweep.again()):
         Screen().line("again", f"the same command with {again} runs what is missing")
     return ended

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class FindCheckpoint(Protocol):
-    """Looks a checkpoint up without its weights; `compressor.teacher.checkpoint_blueprint` is one."""
+    """Looks a checkpoint up without loading its weights; `compressor.teacher.checkpoint_blueprint` is one."""
 
     def __call__(self, checkpoint: str, task: Task, *, allow_pickle: bool | None, option: str) -> Blueprint:
         """See `Plan.checkpoint`."""
@@ -52,7 +52,7 @@ class Plan:
     find: FindCheckpoint | None = None
 
     def checkpoint(self, checkpoint: str, option: str, *, allow_pickle: bool | None = None) -> Blueprint:
-        """Return what is known of a checkpoint that `Context.load_checkpoint` would load, without its weights.
+        """Return what is known of a checkpoint that `Context.load_checkpoint` would load, before its weights are loaded.
 
         Args:
             checkpoint: Packaged name (it is fetched), folder or Hub id.

@@ -162,11 +162,20 @@ def check_typing(config: DictConfig, overrides: Sequence[str]) -> None:
     usual: Mapping[Any, Any] = {"_target_": config.launcher.get("_target_")}
     if file in store.list("hydra/launcher"):
         usual = _plain(OmegaConf.create(store.load(f"hydra/launcher/{file}").node))
-    for key, value in _plain(config.launcher).items():
+    known, typed = dict(_leaves(usual)), {text.lstrip("+").partition("=")[0] for text in overrides}
+    for key, value in _leaves(_plain(config.launcher)):
         option = f"hydra.launcher.{key}"
-        is_typed = any(typed.lstrip("+").startswith((f"{option}=", f"{option}.")) for typed in overrides)
-        if not is_typed and (key not in usual or value != usual[key]):
+        if option not in typed and (key not in known or value != known[key]):
             raise ConfigError(f"{option} stands in a file", allowed=f"{option}=... on the command line")
+
+
+def _leaves(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values that hold no others by name, under their dotted names; a list is one."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _plain(node: DictConfig) -> dict[Any, Any]:
@@ -202,9 +211,12 @@ def check_composed(config: Any, plugins: list[str]) -> None:
                 f"hydra.{name}._target_={target}", allowed="installed plugins of Hydra: hydra/launcher, hydra/sweeper"
             )
         _refuse_code(f"hydra.{name}", {k: v for k, v in (config[name] or {}).items() if k != "_target_"})
+    if any(not text.isprintable() for text in _texts(config["launcher"])):  # each becomes a line that a shell reads
+        raise ConfigError("hydra.launcher: an option, or the job's name or folder, is no line of text")
+    if any(_SWITCH in text for text in (*_keys(config["sweeper"]), *_texts(config["sweeper"]))):
+        raise ConfigError(f"hydra.sweeper: {_SWITCH} stands in a file", allowed="the command line")
     for key, value in ((config["sweeper"] or {}).get("params") or {}).items():
-        check_typed(name := str(key).lstrip("+~"), value)
-        require_typed({name: value}, ())
+        check_typed(str(key).lstrip("+~"), value)
 
 
 def _refuse_code(option: str, value: object) -> None:

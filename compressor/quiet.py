@@ -30,7 +30,7 @@ def quiet_libraries() -> None:
 
 
 class _Outliving:
-    """Standard output that goes on when its reader has gone (`| head`, a terminal that was closed), into nowhere."""
+    """A stream that goes on into nowhere when its reader has gone: `| head`, `| tee` that was killed, a closed terminal."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -47,8 +47,10 @@ class _Outliving:
     def _try(self, act: Callable[[], object]) -> None:
         try:
             act()
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -56,5 +58,7 @@ class _Outliving:
 
 def outlive_readers() -> None:
     """Let no cell of a sweep end because nobody reads what this process prints, or a terminal lacks a letter."""
-    if not isinstance(sys.stdout, _Outliving):
-        sys.stdout = _Outliving(sys.stdout)  # type: ignore[assignment]  # it has all that is asked of it
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, _Outliving):
+            setattr(sys, name, _Outliving(stream))

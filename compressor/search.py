@@ -153,24 +153,34 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             token = self.config.hydra.job.env_set[ledger.TOKEN]
             ledger.expect(folder, token, {trial.number: line for trial, line in zip(asked, lines, strict=True)})
             # Batches of neighbours have neighbouring numbers, and so have their cells.
-            self._launch(lines, asked[0].number, folder, token)
+            waiting = self._launch(lines, asked[0].number, folder, token)
             for trial in asked:
-                self._tell(study, trial, folder)
+                if trial.number not in waiting:
+                    self._tell(study, trial, folder)
         best = study.best_trials
         _LOG.info("%d of %d trials are on the front of %s", len(best), len(study.trials), ", ".join(self.objectives))
         return [trial.values[0] for trial in best if trial.values] or None
 
-    def _launch(self, lines: list[list[str]], first: int, folder: Path, token: str) -> None:
-        """Have a batch run; where the launcher fails for a process of its own that was killed, note the trials that it lost."""
+    def _launch(self, lines: list[list[str]], first: int, folder: Path, token: str) -> set[int]:
+        """Have a batch run; where its launcher fails after one has begun, note what it lost.
+
+        Returns:
+            Numbers of the trials that have not begun, and may yet be by a queue: they are begun anew by the next command.
+        """
         try:
             self.launcher.launch(lines, initial_job_idx=first)
         except (CompressorError, HydraException, OmegaConfBaseException):
             raise
-        except Exception as error:  # launchers have errors of many kinds for that
+        except Exception as error:  # for a process of the launcher's that was killed, in words of many kinds
             expected = dict(enumerate(lines, first))
-            if not lost.note(folder, token, expected, lambda number, line: folder / str(number)):
+            lost.note(folder, token, expected, lambda number, line: folder / str(number))
+            ended = {entry.number: entry.status for entry in ledger.read(folder, token)}
+            waiting = {number for number in expected if ended.get(number) == lost.NEVER_BEGUN}
+            if len(waiting) == len(expected):
                 raise
             print(f"\nwarning: the launcher failed: {type(error).__name__}: {error}", file=sys.stderr)
+            return waiting
+        return set()
 
     def _set_floors(self, study: Study, folder: Path) -> None:
         """Tell the trainings of the next trials what they must reach."""
@@ -189,7 +199,6 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
         path = folder / JOURNAL
         mend(path)
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-        sampler = optuna.samplers.TPESampler(seed=self.seed, n_startup_trials=self.startup)
         for name in optuna.get_all_study_names(storage):
             before = optuna.load_study(study_name=name, storage=storage)
             if before.user_attrs.get(_TERMS) == wanted:
@@ -199,12 +208,14 @@ class Search(Sweeper):  # type: ignore[misc]  # Hydra is untyped here, so Sweepe
             optuna.delete_study(study_name=name, storage=storage)  # its first command line could not be composed, say
         study = optuna.create_study(
             storage=storage,
-            sampler=sampler,
             study_name=f"{' '.join(self.objectives)}, within {self.within}",
             directions=["maximize" if o is Objective.accuracy else "minimize" for o in self.objectives],
             load_if_exists=True,
         )
         study.set_user_attr(_TERMS, wanted)
+        # With the seed alone a search that goes on would draw its first trials again.
+        seed = self.seed + len(study.trials)
+        study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.startup)
         states = optuna.trial.TrialState
         for trial in study.get_trials(states=[states.RUNNING]):
             study.tell(trial.number, state=states.FAIL)

@@ -54,7 +54,7 @@ class Teacher:
 
 
 def blueprint(config: TeacherConfig, task: Task) -> Blueprint:
-    """Return what is known of the teacher without its weights.
+    """Return what is known of the teacher before its weights are loaded.
 
     Raises:
         AssetError: The checkpoint cannot be found or fetched.
@@ -70,7 +70,7 @@ def checkpoint_blueprint(
     allow_pickle: bool | None = None,
     option: str = published.TEACHER,
 ) -> Blueprint:
-    """Return what is known of a checkpoint with a head for the task, without its weights.
+    """Return what is known of a checkpoint with a head for the task, before its weights are loaded.
 
     Raises:
         ConfigError: It looks like a path and nothing is there.
@@ -79,16 +79,17 @@ def checkpoint_blueprint(
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    place = published.resolve(checkpoint, option, revision=revision, allow_pickle=allow_pickle)
+    place = published.resolve(checkpoint, option, revision=revision, weights=False)
     ours = pretrained.is_ours(place)
     record = pretrained.require_torch(place, option) if ours else {}
-    if not ours:
-        published.weights_are_pickled(checkpoint, place, option, allow_pickle=allow_pickle)
     with published.readable(checkpoint, option):
         model_config = store.read_config(place) if ours else AutoConfig.from_pretrained(place, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(place, config=model_config, trust_remote_code=False)
     if getattr(model_config, "is_encoder_decoder", False) or not hasattr(model_config, "num_hidden_layers"):
         raise Incompatible(f"{option}={checkpoint} is of type {model_config.model_type}, not a transformer encoder")
+    if not ours:  # now, so that a run that could not open them is refused before its first second
+        place = published.resolve(checkpoint, option, revision=revision, allow_pickle=allow_pickle)
+        published.weights_are_pickled(checkpoint, place, option, allow_pickle=allow_pickle)
     for name, value in task.config_overrides().items():
         setattr(model_config, name, value)
     shapes = record.get("layer_shapes")  # of a model of ours whose layers are not as its config says

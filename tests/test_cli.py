@@ -260,7 +260,7 @@ def test_a_multirun_says_how_it_is_gone_on_with(tmp_path, typed) -> None:
         text=True,
         check=False,
     )
-    said = [line for line in ended.stdout.splitlines() if "hydra.sweep.dir=multirun/" in line]
+    said = [line for line in ended.stdout.splitlines() if "the same command with" in line]
     assert ended.returncode == 2 and [line.split()[0] for line in said] == ([] if typed else ["sweep", "again"])
     assert all((tmp_path / word.partition("=")[2]).is_dir() for line in said for word in line.split() if "=" in word)
 

@@ -108,6 +108,13 @@ def test_our_own_config_passes() -> None:
         ("sweeper", {"_target_": "a.Sweeper", "sampler": {"_target_": "os.system"}}, "code"),
         ("sweeper", {"_target_": "a.Sweeper", "params": {"+hydra.callbacks.x": "y"}}, "hydra.callbacks.x"),
         ("sweeper", {"_target_": "a.Sweeper", "params": {"teacher.allow_pickle": "true"}}, "stands in a file"),
+        (
+            "sweeper",
+            {"_target_": "a.Sweeper", "params": {"teacher.allow_pickle=bool(value": "true)"}},
+            "stands in a file",
+        ),
+        ("sweeper", {"_target_": "a.Sweeper", "search_space": {"x": ["teacher.allow_pickle"]}}, "stands in a file"),
+        ("launcher", {"_target_": "a.Launcher", "name": "x\ntouch canary\n#"}, "no line of text"),
     ],
 )
 def test_a_composed_config_names_no_code(node: str, value: object, told: str) -> None:
@@ -138,10 +145,16 @@ def test_somebodys_experiment_runs_no_code_of_theirs(hydra: str, tmp_path: Path)
         ("hydra: {overrides: {hydra: ['hydra.launcher.setup=[x]']}}", "seed=-1", "hydra.overrides stands in a file"),
         ("hydra: {launcher: {setup: [x]}}", "hydra/launcher=submitit_slurm", "hydra.launcher.setup stands in a file"),
         ("hydra: {launcher: {n_jobs: 9}}", "hydra/launcher=joblib", "hydra.launcher.n_jobs stands in a file"),
+        (
+            "hydra: {launcher: {additional_parameters: {a: x}}}",
+            "hydra/launcher=submitit_slurm +hydra.launcher.additional_parameters.b=y",
+            "hydra.launcher.additional_parameters.a stands in a file",
+        ),
+        ('hydra: {job: {name: "x\\ny"}}', "hydra/launcher=submitit_slurm", "no line of text"),
     ],
 )
 def test_somebodys_experiment_types_nothing(text: str, typed: str, told: str, tmp_path: Path) -> None:
-    ended = run_with_experiment(tmp_path, f"{text}\n", typed)
+    ended = run_with_experiment(tmp_path, f"{text}\n", *typed.split())
     assert ended.returncode == 2 and told in ended.stderr, ended.stderr
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,21 @@ def test_a_reader_that_goes_ends_nothing(tmp_path: Path) -> None:
         writer.stdout.close()
         assert writer.wait(60) == 0 and (tmp_path / "done").exists()
     assert (tmp_path / "errors").read_text() == ""
+
+
+def test_a_terminal_that_was_closed_ends_nothing(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from compressor.quiet import outlive_readers; outlive_readers()\n"
+    )
+    code += "Path('begun').touch(); time.sleep(0.5)\n"
+    code += "print('x', flush=True); print('y', file=sys.stderr, flush=True); Path('done').touch()"
+    ours, theirs = pty.openpty()
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, stderr=theirs, cwd=tmp_path)
+    os.close(theirs)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    os.close(ours)
+    assert writer.wait(60) == 0 and (tmp_path / "done").exists()
 
 
 def test_a_terminal_without_a_letter_gets_another() -> None:

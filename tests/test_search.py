@@ -123,6 +123,11 @@ def search(folder: Path, launcher: Launcher, subdir: str = "${hydra.job.num}", *
     return one
 
 
+def begin(sweep: Path, lines, number: int) -> None:
+    """Begin the first cell of a batch, as a launcher's process does that is killed then."""
+    lost.begin(Cell(overrides=tuple(lines[0]), folder=sweep / str(number), sweep=sweep), number, "sweep-1")
+
+
 def study(folder: Path):
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(folder / JOURNAL)))
     return optuna.load_study(study_name=None, storage=storage)
@@ -185,8 +190,7 @@ def test_a_launcher_that_fails_costs_its_batch_and_no_more(tmp_path: Path, capsy
     class Fails(Launcher):
         def launch(self, lines, initial_job_idx: int):
             if initial_job_idx == 2:
-                cell = Cell(overrides=tuple(lines[0]), folder=tmp_path / "2", sweep=tmp_path)
-                lost.begin(cell, 2, "sweep-1")
+                begin(tmp_path, lines, 2)
                 raise RuntimeError("a worker was killed")
             super().launch(lines, initial_job_idx)
 
@@ -196,13 +200,28 @@ def test_a_launcher_that_fails_costs_its_batch_and_no_more(tmp_path: Path, capsy
     assert lost.LOST in trials[2].user_attrs["why"] and "a worker was killed" in capsys.readouterr().err
 
 
-def test_a_launcher_that_fails_before_any_cell_ends_the_search(tmp_path: Path) -> None:
+def test_a_launcher_that_fails_before_any_cell_of_a_batch_ends_the_search(tmp_path: Path) -> None:
     class Fails(Launcher):
         def launch(self, lines, initial_job_idx: int):
-            raise RuntimeError("there is no such queue")
+            if initial_job_idx == 2:
+                raise RuntimeError("there is no such queue")
+            begin(tmp_path, lines, initial_job_idx)
+            raise RuntimeError("a worker was killed")
 
     with pytest.raises(RuntimeError, match="no such queue"):
-        search(tmp_path, Fails(tmp_path)).sweep(ARGUMENTS)
+        search(tmp_path, Fails(tmp_path), batch=2).sweep(ARGUMENTS)
+    trials = study(tmp_path).trials
+    assert [t.state.name for t in trials] == ["FAIL", "RUNNING", "RUNNING", "RUNNING"], (
+        "1 and 2 may be begun by a queue"
+    )
+
+
+def test_a_search_that_goes_on_draws_what_it_has_not_drawn(tmp_path: Path) -> None:
+    arguments = ["student.layers=range(2,11)", "train.learning_rate=interval(1e-5,1e-4)"]
+    for trials in (2, 4, 6):
+        search(tmp_path, Launcher(tmp_path), trials=trials, startup=10).sweep(arguments)
+    drawn = [trial.params["train.learning_rate"] for trial in study(tmp_path).trials]
+    assert len(drawn) == len(set(drawn)) == 6
 
 
 def test_trials_stand_where_the_search_looks_for_them(tmp_path: Path) -> None:

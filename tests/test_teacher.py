@@ -414,18 +414,21 @@ def test_compressed_members_of_allowed_pickles_are_refused(loaded, pickled, tmp_
         teacher.load_pretrained(str(folder), loaded[0], allow_pickle=True)
 
 
-@pytest.mark.parametrize("way", ["adapter_model.bin", "other.safetensors", "adapter"])
+@pytest.mark.parametrize("way", ["adapter_model.bin", "other.safetensors", "adapter", "another config"])
 @pytest.mark.parametrize("allowed", [False, True])
 def test_a_checkpoint_that_sends_to_other_weights_is_refused(place, loaded, pickled, tmp_path, way, allowed) -> None:
     folder = Path(shutil.copytree(place / "encoder", tmp_path / "sends"))
     shutil.copy(pickled["whole"] / "pytorch_model.bin", folder / "adapter_model.bin")
     shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    written = json.loads((folder / "config.json").read_text())
     if way == "adapter":
         (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(place / "encoder")}))
+    elif way == "another config":
+        (folder / "config.5.0.0.json").write_text(json.dumps(written | {"transformers_weights": "adapter_model.bin"}))
+        (folder / "config.json").write_text(json.dumps(written | {"configuration_files": ["config.5.0.0.json"]}))
     else:
-        written = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(written | {"transformers_weights": way}))
-    with pytest.raises(AssetError, match="weights elsewhere"):
+    with pytest.raises(AssetError, match="elsewhere|is an adapter"):
         teacher.load_pretrained(str(folder), loaded[0], allow_pickle=allowed)
 
 

@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import instrument  # noqa: E402 - found through the line above
 
 TRIALS = 10
-BENCH = replace(instrument.TINY, loads=12, blocks=24)
-NEAR = 0.01  # of the median over all trials to the truth
+BENCH = replace(instrument.TINY, loads=9, blocks=18, repeats=0)
+NEAR = 0.015  # of the median over all trials to the truth; it varies by a quarter of that
 
 
 @pytest.fixture(scope="module")
