@@ -40,7 +40,7 @@ def resolve(home: Path, endpoint: str, name: str, *, revision: str = "", allow: 
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     given = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, "-c", CODE, name, revision, allow, "weights" if weights else "settings"]
-    ended = subprocess.run(command, env=plain | given, capture_output=True, text=True, check=False, timeout=60)
+    ended = subprocess.run(command, env=plain | given, capture_output=True, text=True, check=False, timeout=180)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout.strip()
 
