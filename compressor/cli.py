@@ -98,8 +98,8 @@ def _hydra(arguments: list[str]) -> int:
     searched = False
     try:
         _sweep(entry, token)
-        searched = (compose.Sweep.folder or Path()).joinpath(search.JOURNAL).is_file()
         if compose.Sweep.folder is not None:
+            searched = (compose.Sweep.folder / search.JOURNAL).is_file()
             _run_busy_cells(compose.Sweep.folder, token, methods)
             ledger.tidy(compose.Sweep.folder)  # an interrupted sweep that is run again will want it
     except (HydraException, OmegaConfBaseException) as error:
