@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from compressor.artifact import CompressedModel
 from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer
 
 NAMES = ("bad", "good")
@@ -33,3 +34,9 @@ def write_data(path: Path, count: int = 240, seed: int = 0) -> Path:
                 seen.add(example.text)
                 writer.writerow([example.text, NAMES[example.label]])
     return path
+
+
+def same_weights(one: CompressedModel, two: CompressedModel) -> bool:
+    """Tell whether two models have equal tensors under equal names."""
+    ours, theirs = one.model.state_dict(), two.model.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
