@@ -81,8 +81,7 @@ def register(registry: Registry) -> None:
     chains; what `method=` chooses is recorded in `chosen`.
     """
     store = ConfigStore.instance()
-    known = {name: entry.method.Config() for name, entry in registry.methods.items()}
-    store.store(name="run_schema", node=RunSchema(method=known), provider=PROVIDER)
+    store.store(name="run_schema", node=_schema(registry), provider=PROVIDER)
     for name, entry in registry.methods.items():
         node = {"chosen": {name: True}}
         store.store(group="method", name=name, node=node, package="_global_", provider=entry.distribution)
@@ -91,6 +90,13 @@ def register(registry: Registry) -> None:
     gate.watch()
     if _PluginConf not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(_PluginConf)
+
+
+def _schema(registry: Registry) -> RunSchema:
+    """Return the schema of a run with the options of every method; what follows from other options is still open in it."""
+    schema = RunSchema(method={name: entry.method.Config() for name, entry in registry.methods.items()})
+    schema.bench.runtimes = ["auto"]  # a default instance has already read its own `device`
+    return schema
 
 
 def _has_conf(package: str) -> bool:
@@ -277,9 +283,8 @@ def from_plain(values: Mapping[str, Any], registry: Registry) -> DictConfig:
     Raises:
         ConfigError: A value does not fit the schema.
     """
-    known = {name: entry.method.Config() for name, entry in registry.methods.items()}
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunSchema(method=known)), dict(values))
+        merged = OmegaConf.merge(OmegaConf.structured(_schema(registry)), dict(values))
     except OmegaConfBaseException as error:
         raise explain(error) from error
     assert isinstance(merged, DictConfig)

@@ -137,3 +137,10 @@ def test_a_choice_that_does_not_exist_is_told_with_the_nearest_and_with_the_grou
     error = compose.explain(raised.value)
     assert error.got == told and hint in error.hint
     assert "distill_int8" in error.allowed or "e5_small" in error.allowed
+
+
+def test_the_device_decides_what_is_timed_where_runtimes_are_not_named(methods) -> None:
+    assert composed(methods).bench.runtimes == ["torch", "onnxruntime", "openvino"]
+    on_cuda = composed(methods, "bench.device=cuda").bench.runtimes
+    assert on_cuda == ["torch_cuda", "torch_fp16_cuda", "torch_compile_fp16_cuda"]
+    assert composed(methods, "bench.device=cuda", "bench.runtimes=[torch_cuda]").bench.runtimes == ["torch_cuda"]
