@@ -78,7 +78,7 @@ def _hydra(arguments: list[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from compressor import compose, registry, search
+    from compressor import compose, groups, registry, search
     from compressor.cells import ledger
 
     methods = registry.load()
@@ -94,7 +94,7 @@ def _hydra(arguments: list[str]) -> int:
         raise compose.explain(error) from error
     session = Session()
     compose.Sweep.begun = _show_sweep
-    entry = hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")(session.run)
+    entry = hydra.main(version_base="1.3", config_path=str(groups.conf_folder()), config_name="config")(session.run)
     searched = False
     try:
         _sweep(entry, token)

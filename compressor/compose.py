@@ -42,6 +42,7 @@ from compressor.config import (
     TrainConfig,
 )
 from compressor.errors import ConfigError
+from compressor.groups import conf_folder, no_such_choice, offered
 from compressor.registry import Registry
 from compressor.tasks import task_type
 
@@ -65,13 +66,6 @@ class RunSchema:
     seed: int = 0
     device: str = "auto"
     threads: int = 0
-
-
-def conf_folder() -> Path:
-    """Return the folder of YAML values: inside an installed package, or beside it in a checkout."""
-    here = Path(__file__).parent
-    installed = here / "conf"
-    return installed if installed.is_dir() else here.parent / "conf"
 
 
 def register(registry: Registry) -> None:
@@ -159,7 +153,7 @@ def check_overrides(arguments: Sequence[str], registry: Registry) -> None:
             for name in _method_names(override):
                 registry.get(name)
         elif key in groups and not _is_name(override.value()):
-            raise ConfigError(f"{override.input_line}: one name is needed", allowed=", ".join(_offered(key)))
+            raise ConfigError(f"{override.input_line}: one name is needed", allowed=", ".join(offered(key)))
         elif key not in known and not key.startswith("hydra"):
             near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
             raise ConfigError(
@@ -330,23 +324,5 @@ def explain(error: BaseException) -> ConfigError:
     if len(told) == 1 and cause is not None:
         told += [line.strip() for line in str(cause).splitlines() if line and not line.strip().startswith(noise)]
     if told and (missing := re.search(r"Could not find '(\w+)/([^']+)'", told[0])):
-        return _no_such_choice(*missing.groups())
+        return no_such_choice(*missing.groups())
     return ConfigError(told[0] if told else type(error).__name__, allowed="; ".join(told[1:14]).replace(":;", ":"))
-
-
-def _offered(group: str) -> list[str]:
-    """Return the names of a group's files."""
-    folder = conf_folder() / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
-def _no_such_choice(group: str, name: str) -> ConfigError:
-    """Say what a group offers, the nearest first, and where else the name stands."""
-    files = {path.relative_to(conf_folder()).with_suffix("") for path in conf_folder().rglob("*.yaml")}
-    offered = _offered(group)
-    elsewhere = sorted(p.parts[0] for p in files if p.parts[1:] == (name,) and p.parts[0] != group)
-    near = [found for found in offered if found.startswith(name)] or difflib.get_close_matches(
-        name, offered, cutoff=0.5
-    )
-    hints = [f"{other}={name}" for other in elsewhere] or [f"{group}={found}" for found in near]
-    return ConfigError(f"{group}={name} does not exist", allowed=", ".join(offered), hint=" or ".join(hints))

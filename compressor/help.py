@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from compressor import assets, compose, registry
+from compressor import assets, registry
 from compressor.config import INITS, RUNTIMES
+from compressor.groups import conf_folder
 
 OURS = "encoder-compressor"
 _NAME = 24  # columns of a name
@@ -71,7 +72,7 @@ def print_help() -> None:
 
 def options(group: str) -> list[tuple[str, str]]:
     """Return the YAML choices of a group with the first sentence of the comment that heads each."""
-    root = compose.conf_folder() / group
+    root = conf_folder() / group
     found = []
     for path in sorted(root.rglob("*.yaml")):
         comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]

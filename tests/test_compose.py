@@ -5,7 +5,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import ConfigCompositionException
 
-from compressor import compose, registry
+from compressor import compose, groups, registry
 from compressor.config import MethodConfig
 from compressor.errors import ConfigError
 
@@ -18,7 +18,7 @@ def methods():
 
 
 def composed(methods, *overrides):
-    with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
         cfg = hydra_compose("config", overrides=list(overrides))
     return compose.to_run_config(cfg, overrides, methods)
 
@@ -93,7 +93,7 @@ def test_a_value_that_must_be_given_is_named(methods, group, named) -> None:
 
 
 def choices(group):
-    root = compose.conf_folder() / group
+    root = groups.conf_folder() / group
     return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
 
 
@@ -118,7 +118,7 @@ def test_every_experiment_composes(methods, experiment) -> None:
 
 
 def test_no_yaml_shadows_a_method_schema() -> None:
-    assert not (compose.conf_folder() / "method").exists()
+    assert not (groups.conf_folder() / "method").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import gallery_page  # noqa: E402 - found through the line above
 
-from compressor import compose, registry  # noqa: E402
+from compressor import compose, groups, registry  # noqa: E402
 from compressor.compare import load_runs  # noqa: E402
 from compressor.runkey import plain_config  # noqa: E402
 
@@ -34,7 +34,7 @@ def test_every_row_was_made_with_what_its_recipe_says_today() -> None:
     compose.register(methods)
     different = {}
     for run in load_runs([gallery_page.KEPT, gallery_page.SEEDS]).runs:
-        with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+        with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
             cfg = hydra_compose("config", overrides=list(run.overrides))
         now = dict(_flat(plain_config(compose.to_run_config(cfg, run.overrides, methods))))
         name = next(o for o in run.overrides if o.startswith("experiment=")).removeprefix("experiment=")

@@ -11,7 +11,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from compressor import compose, gate, registry
+from compressor import compose, gate, groups, registry
 from compressor.config import RunConfig
 from compressor.errors import ConfigError
 from compressor_plugins.checkpoint import CheckpointConfig
@@ -162,7 +162,7 @@ def test_somebodys_experiment_types_nothing(text: str, typed: str, told: str, tm
 def test_a_launcher_is_taken_as_it_comes_and_as_it_is_typed(launcher: str, methods) -> None:
     typed = [f"hydra/launcher={launcher}"]
     typed += {"joblib": ["hydra.launcher.n_jobs=2"], "submitit_slurm": ["hydra.launcher.setup=[x]"]}.get(launcher, [])
-    with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
         hydra_compose("config", overrides=typed, return_hydra_config=True)
 
 
@@ -199,7 +199,7 @@ def test_pickles_are_allowed_by_what_is_typed_and_by_no_file(
     (folder / "nice.yaml").write_text(f"# @package _global_\n{text}\n")
 
     def run_of(*typed: str) -> RunConfig:
-        with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+        with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
             cfg = hydra_compose("config", overrides=[*typed, f"hydra.searchpath=[file://{tmp_path}]"])
         return compose.to_run_config(cfg, typed, methods)
 

@@ -13,7 +13,7 @@ import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from compressor import compose, registry
+from compressor import compose, groups, registry
 from compressor.config import TrackingConfig
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
@@ -80,7 +80,7 @@ def test_every_command_line_of_a_sweep_composes(file: Path, methods) -> None:
         arguments = command_line(sweep, drawn)
         assert not [a for a in arguments if a.startswith("-") or " " in a]
         compose.check_overrides(arguments, methods)
-        with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+        with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
             cfg = hydra_compose("config", overrides=arguments)
         run = compose.to_run_config(cfg, arguments, methods)
         assert compose.tracking(cfg) == TrackingConfig(kind="wandb")

@@ -18,12 +18,13 @@ import time
 from hydra import compose, initialize_config_dir
 from compressor import registry
 from compressor import compose as ours
+from compressor import groups
 start = time.perf_counter()
 methods = registry.load()
 ours.register(methods)
 typed = ["method=distill", "student.layers=6"]
 ours.check_overrides(typed, methods)
-with initialize_config_dir(str(ours.conf_folder()), version_base="1.3"):
+with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
     ours.to_run_config(compose("config", overrides=typed), typed, methods)
 print(time.perf_counter() - start)
 """

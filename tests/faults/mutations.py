@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import BooleanNode, EnumNode, FloatNode, IntegerNode
 from outcome import Outcome
 
-from compressor import compose, pipeline, registry
+from compressor import compose, groups, pipeline, registry
 from compressor.context import Plan
 from compressor.errors import CompressorError
 from compressor.registry import Registry
@@ -111,7 +111,7 @@ class Bench:
         """
         try:
             compose.check_overrides(typed, self.methods)
-            with initialize_config_dir(str(compose.conf_folder()), version_base="1.3"):
+            with initialize_config_dir(str(groups.conf_folder()), version_base="1.3"):
                 composed = hydra_compose("config", overrides=list(typed))
         except (HydraException, OmegaConfBaseException) as error:
             raise compose.explain(error) from error
