@@ -194,7 +194,7 @@ class BenchConfig:
     runtimes: list[str] = field(default_factory=lambda: ["auto"])  # [auto]: three that the device has; else names
     threads: int = 1
     batch_size: int = 1
-    texts: int = 20  # real test texts replayed at their own lengths, stratified over the length histogram
+    texts: int = 12  # real test texts replayed at their own lengths, stratified over the length histogram
     blocks: int = 12  # of a round; each runs every text on every model and runtime once, in random order
     loads: int = 6  # of a round: its models are loaded so often, in new order and place, and share its blocks
     rounds: int = 1  # each in fresh processes

@@ -67,7 +67,7 @@ class Latency:
     refusal: str | None = None
     percentiles: tuple[Percentile, ...] = ()
     rounds: int = 0  # processes that the samples come from
-    load_seconds: float | None = None  # files warm
+    load_seconds: float | None = None  # libraries imported, files warm
     first_call_seconds: float | None = None
     unstable: tuple[str, ...] = ()  # why the machine's noise puts the numbers in doubt
     cuda_peak_bytes: int | None = _later(None)  # what torch allocated on the device at most; None on the CPU

@@ -7,8 +7,10 @@ tensors, its settings in the header.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MissingExtra, StoreError
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "model.safetensors"
 _MOST_TIMES, _MOST_LAYERS = 1000, 1000
+_FILLS = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")
 _TORCHAO = "tensor_names"  # torchao's header entry: the names of all its tensors, as a JSON list
 
 
@@ -75,6 +78,27 @@ def _with_short_names(model: nn.Module, header: dict[str, str]) -> dict[str, str
         name.removeprefix(prefix): value for name, value in whole.items() if json.loads(value)["_type"] != "Tensor"
     }
     return {**header, **short, _TORCHAO: json.dumps([*json.loads(header[_TORCHAO]), *short])}
+
+
+@contextmanager
+def unfilled() -> Iterator[None]:
+    """Build modules without drawing random weights: of a model whose weights are read next, that is most of the time.
+
+    Their tensors hold whatever the memory held. Torch's random numbers go on as if nothing had been built.
+    """
+    from torch.overrides import TorchFunctionMode
+
+    class Unfilled(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if (
+                getattr(func, "__name__", "") in _FILLS
+            ):  # a method of tensors, or torch's or transformers' function on them
+                return args[0] if args else kwargs["tensor"]
+            return func(*args, **kwargs)
+
+    with Unfilled():
+        yield
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

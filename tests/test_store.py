@@ -151,3 +151,13 @@ def test_a_record_that_says_what_no_record_says_is_a_typed_error(saved, tmp_path
     commit.commit(folder, tmp_path / "again")
     with pytest.raises(StoreError, match="no model that we saved"):
         store.load(tmp_path / "again")
+
+
+def test_loading_draws_no_random_numbers_and_leaves_the_generator_alone(saved, monkeypatch) -> None:
+    drawn: list[torch.Size] = []
+    for fill in ("normal_", "uniform_"):
+        monkeypatch.setattr(torch.Tensor, fill, lambda tensor, *_, **__: drawn.append(tensor.shape))
+    before = torch.get_rng_state()
+    loaded = store.load(saved[1])
+    assert not drawn and torch.equal(torch.get_rng_state(), before)
+    assert all(torch.isfinite(p).all() for p in loaded.module.parameters())

@@ -55,7 +55,7 @@ class SpeedCell:
         refusals: The runtime's words, where it did not take the candidate.
         unstable: Why a run's own timing is doubtful.
         mark: Whether it is the fastest, or cannot be told from the fastest.
-        load_seconds: Loading, files warm, mean over the runs; never ranked, as nothing is known of its error.
+        load_seconds: Loading, libraries imported and files warm, mean over the runs; never ranked: its error is not known.
         first_call_seconds: The first call after it, likewise.
     """
 

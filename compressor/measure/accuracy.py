@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compressor.tasks.base import Task
 
 _EXPORT = "onnx"  # folder of the export within the job's
+_MOST_THREADS = 4
 _BATCH = 32  # float32 logits do not depend on it beyond 1e-6
 
 
@@ -162,9 +163,10 @@ def measure_accuracies(
     plan: Plan = NOTHING,
     processes: int = 0,
 ) -> list[AccuracyResult]:
-    """Score several candidates, as many single-threaded processes at a time as there are cores.
+    """Score several candidates in processes side by side.
 
-    One thread each is faster than sharing all cores in turn, and does not collapse when other work runs beside it.
+    The first, which many runs share and whose scores are kept, has half of the cores, the others what they would have without
+    it, up to four each: more hardly help with batches this small.
 
     Args:
         candidates: What is scored; results come in this order.
@@ -176,19 +178,34 @@ def measure_accuracies(
         export: Whether torch artifacts shall be exported to ONNX as well.
         kept: Cache of scores; used for the first candidate, which many runs share.
         plan: Further scenarios.
-        processes: Processes at a time; 0 is one a core.
+        processes: Processes at a time; 0 is as many as the cores allow.
 
     Raises:
         MeasureError: A process failed.
     """
+    cores = usable_cores()
+
+    def threads(sharing: int) -> int:
+        return max(1, min(_MOST_THREADS, cores // sharing))
 
     def one(candidate: Candidate) -> AccuracyResult:
-        cache = kept if candidate is candidates[0] else None
+        first = candidate is candidates[0]
         return measure_accuracy(
-            candidate, splits, task, workdir, bench=bench, workload=workload, export=export, kept=cache, plan=plan
+            candidate,
+            splits,
+            task,
+            workdir,
+            bench=bench,
+            workload=workload,
+            export=export,
+            kept=kept if first else None,
+            plan=plan,
+            threads=threads(
+                2 if first else len(candidates) - 1
+            ),  # the first's by the machine alone: kept scores name them
         )
 
-    return side_by_side(one, candidates, processes or usable_cores())
+    return side_by_side(one, candidates, processes or max(1, cores // threads(2)))
 
 
 def _split_score(name: str, found: Mapping[str, Any], folder: Path) -> SplitScore:

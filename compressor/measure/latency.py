@@ -48,7 +48,7 @@ class LatencySamples:
 
     Attributes:
         samples_ns: [rounds, loads, blocks, batches] nanoseconds; the same texts in every row.
-        load_seconds: The first load of a process, files warm, median over rounds.
+        load_seconds: The first load of a process, libraries imported and files warm, median over rounds.
         first_call_seconds: The first call after it.
         warmup_calls: Calls before the first timed one, after the last load.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ _SAME_SCORE: Final = 0.1
 def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Answer questions until nobody asks any more."""
     listener, arms = Listener(job["talk"]), Arms(job)
+    arms.get_ready(**job["first"])
     while (question := listener.question()) is not None:
         listener.answer(**arms.reply(question))
     return {}
@@ -60,20 +62,26 @@ class Arms:
                 return self.end()
         raise ValueError(f"nobody knows how to do {question['do']!r}")
 
-    def load(self, arm: str, folder: str, form: str, replay: str, texts: str | None = None) -> dict[str, Any]:
-        """Load a model and call it once; whatever its runtime raises is an answer too, in its own words."""
+    def get_ready(self, folder: str, form: str, **_: str) -> None:
+        """Load a model and let go of it, as the other processes do: the seconds that imports take are no model's."""
+        with suppress(Exception):  # who is asked for it says why it cannot be loaded
+            self._open(folder, form).close()
 
+    def _open(self, folder: str, form: str) -> Session:
         def open_model(place: Path) -> Any:
             return opener(self._job)(place).model
 
+        runtime = RUNTIMES[self._job["runtime"]]
+        return runtime.load(Path(folder), Form(form), self._job["threads"], open_model=open_model)
+
+    def load(self, arm: str, folder: str, form: str, replay: str, texts: str | None = None) -> dict[str, Any]:
+        """Load a model and call it once; whatever its runtime raises is an answer too, in its own words."""
         self._replays[arm] = Replay.load(Path(replay))
         if texts is not None:
             self._texts[arm] = RawTexts.load(Path(texts))
         started = time.perf_counter()
         try:
-            session = RUNTIMES[self._job["runtime"]].load(
-                Path(folder), Form(form), self._job["threads"], open_model=open_model
-            )
+            session = self._open(folder, form)
             loaded = time.perf_counter()
             session.run(self._replays[arm].inputs[0])
         except Exception as error:  # each runtime has kinds of its own, and any of them is a row of the table

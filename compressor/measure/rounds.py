@@ -100,7 +100,12 @@ def _attempt(
     spans: list[tuple[noise.Reading, noise.Reading]] = []
     with ExitStack() as stack:
         runtimes = dict.fromkeys(arm.runtime for arm in arms)
-        workers = _Workers({name: stack.enter_context(_worker(name, bench, workdir)) for name in runtimes})
+        begins = {
+            arm.runtime: arms[arm] for arm in reversed(load_order(list(arms), seed=[*seed, 0]))
+        }  # who is asked first
+        workers = _Workers(
+            {name: stack.enter_context(_worker(name, bench, workdir, begins[name])) for name in runtimes}
+        )
         for load in range(bench.loads):
             order = load_order(list(arms), seed=[*seed, load])
             for arm in order:
@@ -156,10 +161,11 @@ class _Workers:
             raise _Failed(about, error.got, final=isinstance(error, Hung)) from error
 
 
-def _worker(runtime: str, bench: BenchConfig, workdir: Path) -> Talker:
+def _worker(runtime: str, bench: BenchConfig, workdir: Path, first: Mapping[str, str]) -> Talker:
+    """Start the process of a runtime, which gets ready with the model that it will be asked for first."""
     cores = core_numbers()
     return Talker(
-        {"kind": "latency", "runtime": runtime, "threads": bench.threads},
+        {"kind": "latency", "runtime": runtime, "threads": bench.threads, "first": first},
         workdir / f"latency-{runtime}",
         name=f"timing on {runtime}",
         threads=bench.threads,

@@ -41,14 +41,26 @@ def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int
     In each block the texts come in fresh random order, and each text visits every arm at once, so that drift of the machine
     falls on all of them alike. Every arm sees every text `blocks` times.
 
-    The order of the arms is drawn once a block, and the next block turns it round. So between two calls of a model in a block
-    lie all others once. Drawn anew for each text, a model that was called last is often called again at once, and finds the
-    cache warm: of three with calls of 1 ms such calls took 2 to 3 % less, and their luck was a third of all variance.
+    The order of the arms moves from text to text, but nobody's turn comes much sooner than everybody else's. Drawn anew for
+    each text, a model that was called last is often called again at once, and finds the cache warm: of three with calls of 1 ms
+    such calls took 2 to 3 % less, and their luck was a third of all variance. An order that stays for a block makes it matter
+    who is called before whom: of a teacher and a student of half its layers on three runtimes, one load of the teacher took up
+    to 6 % more or less than another through a whole block of eager torch (standard deviation 4.2 %; in moving orders 1.7 %).
+    Every second block begins with the last order turned round, for three arms have no order to move to.
     """
     rng = np.random.default_rng(seed)
     turn: list[int] = []
     for block in range(blocks):
         turn = turn[::-1] if block % 2 else rng.permutation(len(arms)).tolist()
-        for text in rng.permutation(texts).tolist():
+        for place, text in enumerate(rng.permutation(texts).tolist()):
+            turn = _moved(turn, rng) if place else turn
             for k in turn:
                 yield Call(block, text, arms[k])
+
+
+def _moved(turn: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Return another order: whoever is next has waited longest of all, or nearly so, by less than a third of the arms."""
+    waiting, moved = list(turn), []
+    while waiting:
+        moved.append(waiting.pop(rng.integers(min(len(waiting), 1 + (len(turn) - 1) // 3))))
+    return moved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from compressor.measure.surface import Cell, surface_replay
 from compressor.measure.work import measure_work
 from compressor.measure.worker import opener
 from compressor.measure.workload import Replay, numpy_inputs
-from compressor.measure.zeros import measure_zeros
+from compressor.measure.zeros import deflated_bytes, measure_zeros
 from compressor.runtimes import Session, runtime_for
 from compressor.runtimes.torch_eager import TorchSession, is_float32
 
@@ -52,11 +53,11 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "parameters": count_parameters(form, artifact.module, artifact.folder),
         "exact": form is Form.torch and is_float32(artifact.model),
-        "zeros": measure_zeros(form, artifact.module, Path(job["folder"])).to_json(),
         "splits": {},
     }
     batches: Sequence[Inputs] = ()
-    with session:
+    with session, ThreadPoolExecutor(1) as beside:
+        deflated = beside.submit(deflated_bytes, Path(job["folder"]))  # some seconds, on a core that may be free
         for name, path in job["splits"].items():
             answer["splits"][name] = _score(session, task, artifact.tokenizer, path, job["batch_size"], name, out)
         if job["workload"] is not None:
@@ -67,6 +68,7 @@ def run(job: Mapping[str, Any], out: Path) -> dict[str, Any]:
                 _replay(session, task, artifact.tokenizer, job["throughput"]).save(out / "throughput.npz")
             if job["surface"]:
                 surface_replay(session, replay, [Cell(*cell) for cell in job["surface"]]).save(out / "surface.npz")
+    answer["zeros"] = measure_zeros(form, artifact.module, Path(job["folder"]), deflated.result()).to_json()
     work = measure_work(form, artifact.module, Path(job["folder"]), batches, answer["parameters"])
     answer["work"] = work.to_json()
     if job["export_to"] is not None:

@@ -37,8 +37,8 @@ class ZerosResult:
         return asdict(self)
 
 
-def measure_zeros(form: Form, module: nn.Module | None, folder: Path) -> ZerosResult:
-    """Count an artifact's weights that are not zero, and deflate its files."""
+def measure_zeros(form: Form, module: nn.Module | None, folder: Path, zipped_bytes: int) -> ZerosResult:
+    """Count an artifact's weights that are not zero."""
     share = None
     if form is Form.torch:
         assert module is not None
@@ -49,7 +49,7 @@ def measure_zeros(form: Form, module: nn.Module | None, folder: Path) -> ZerosRe
     return ZerosResult(
         non_zeros=non_zeros,
         encoder_zero_share=share,
-        zipped_bytes=sum(_deflated(path) for path in weight_files(folder)),
+        zipped_bytes=zipped_bytes,
     )
 
 
@@ -88,8 +88,12 @@ def _of_onnx(folder: Path) -> int | None:
     return sum(int((numpy_helper.to_array(weight) != 0).sum()) for weight in weights)
 
 
+def deflated_bytes(folder: Path) -> int:
+    """Return what the weights' files take after deflating each; other threads run meanwhile."""
+    return sum(_deflated(path) for path in weight_files(folder))
+
+
 def _deflated(path: Path) -> int:
-    """Return the bytes of a file after deflating it."""
     packer, count = zlib.compressobj(_LEVEL), 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

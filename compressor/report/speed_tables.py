@@ -45,7 +45,7 @@ def _cold_start(result: RunResult) -> list[str]:
         for entry in candidate.latency
         if entry.load_seconds is not None and entry.first_call_seconds is not None
     ]
-    words = "Loading with the files warm, then the first call: medians over the rounds. No interval, so not compared."
+    words = "Loading (libraries imported, files warm), then the first call: medians over the rounds. No interval: not compared."
     if cuda:
         words += " Device memory: what torch allocated there at most."
     header = ["model", "runtime", "load s", "first call ms", *(["device MB"] if cuda else [])]

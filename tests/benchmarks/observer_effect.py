@@ -72,8 +72,8 @@ def observe(
     wall = used = 0.0
     conditions = noise.read()
     try:
-        with _worker("torch", BenchConfig(timeout_s=300), folder) as worker:
-            place = {"folder": str(folder / "model"), "form": "torch", "replay": str(folder / "replay.npz")}
+        place = {"folder": str(folder / "model"), "form": "torch", "replay": str(folder / "replay.npz")}
+        with _worker("torch", BenchConfig(timeout_s=300), folder, place) as worker:
             if why := worker.ask(do="load", arm="it", **place).get("refusal"):
                 raise SystemExit(why)
             worker.ask(do="warm", arm="it", calls=20, seconds=1.0)

@@ -51,26 +51,36 @@ def test_every_arm_sees_every_text_once_a_block_and_neighbours_are_of_one_text()
         assert {(c.block, c.text) for c in together} == {(together[0].block, together[0].text)}
 
 
-def test_no_arm_is_favoured_by_its_place() -> None:
-    places = dict.fromkeys(ARMS, 0)
-    calls = list(schedule(ARMS, texts=5, blocks=4, seed=[1]))
+def test_no_arm_is_favoured_by_its_place_or_by_who_comes_before_it() -> None:
+    texts, blocks = 20, 400
+    calls = list(schedule(ARMS, texts=texts, blocks=blocks, seed=[1]))
+    places, before = dict.fromkeys(ARMS, 0.0), Counter[tuple[Arm, Arm]]()
     for i, call in enumerate(calls):
-        places[call.arm] += i % len(ARMS)
-    means = np.array(list(places.values())) / (len(calls) / len(ARMS))
-    assert means == pytest.approx(np.full(len(ARMS), 2.5)), "a turn and its reverse weigh every place the same"
+        places[call.arm] += i % len(ARMS) / (texts * blocks)
+        before[calls[i - 1].arm, call.arm] += 1
+    assert list(places.values()) == pytest.approx([2.5] * len(ARMS), abs=0.15)
+    pairs = [before[one, other] for one in ARMS for other in ARMS if one != other]
+    assert min(pairs) > 0.8 * np.mean(pairs) and max(pairs) < 1.2 * np.mean(pairs)
 
 
-def test_between_two_calls_of_an_arm_lie_all_others_once() -> None:
-    calls = list(schedule(ARMS, texts=5, blocks=4, seed=[0]))
+@pytest.mark.parametrize(("arms", "soonest"), [(2, 2), (3, 3), (6, 5), (9, 7)])
+def test_within_a_block_nobody_is_called_again_before_most_others_were(arms: int, soonest: int) -> None:
+    calls = list(schedule([Arm("r", str(i)) for i in range(arms)], texts=30, blocks=4, seed=[0]))
     last: dict[Arm, int] = {}
+    gaps = []
     for i, call in enumerate(calls):
         if call.arm in last and calls[last[call.arm]].block == call.block:
-            assert i - last[call.arm] == len(ARMS)
+            gaps.append(i - last[call.arm])
         last[call.arm] = i
-    turns = [[c.arm for c in calls if c.block == block][: len(ARMS)] for block in range(4)]
-    assert turns[1] == turns[0][::-1], "who came before whom comes after, in the next block"
-    assert turns[3] == turns[2][::-1]
-    assert turns[2] not in turns[:2]
+    assert min(gaps) == soonest
+
+
+def test_three_arms_keep_their_order_for_a_block_and_the_next_turns_it_round() -> None:
+    arms = ARMS[:3]
+    calls = list(schedule(arms, texts=5, blocks=4, seed=[0]))
+    turns = [[[c.arm for c in calls[i : i + 3]] for i in range(block * 15, block * 15 + 15, 3)] for block in range(4)]
+    assert all(turn == block[0] for block in turns for turn in block)
+    assert turns[1][0] == turns[0][0][::-1] and turns[3][0] == turns[2][0][::-1]
 
 
 def test_rounds_differ_and_a_seed_repeats() -> None:
