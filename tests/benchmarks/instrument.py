@@ -2,7 +2,7 @@
 
     python tests/benchmarks/instrument.py [--trials 100] [--out instrument.jsonl] [--only NAME ...] [--model FOLDER]
 
-Every trial is a whole comparison by `measure_latency` in fresh processes, judged as a run judges it: of a tiny encoder in 36
+Every trial is a whole comparison by `measure_latency` in fresh processes, judged as a run judges it: of a tiny encoder in 48
 loads, for its calls of a millisecond are noisy and loading costs it nothing; with `--model`, of a saved model in the loads of
 `bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped, on a
 processor of the same kind and with the same code that measures. Printed at the end, for each test: how often which verdict was
@@ -43,7 +43,7 @@ from compressor.timing import judge_rounds
 
 MEASURING = ("measure", "runtimes", "compare", "timing.py")
 SLOWDOWNS = {"equal": 1.0, "slower-1": 1.01, "slower-2": 1.02, "slower-5": 1.05}
-TINY = BenchConfig(runtimes=["torch"], loads=36, blocks=72, texts=10, timeout_s=120, warmup_seconds=0.02)
+TINY = BenchConfig(runtimes=["torch"], loads=48, blocks=96, texts=10, timeout_s=120, warmup_seconds=0.02)
 QUICK = BenchConfig(runtimes=["torch"])
 
 
@@ -63,10 +63,10 @@ def slowing() -> Iterator[None]:
 
 
 def tiny() -> CompressedModel:
-    """Return an encoder of six narrow layers."""
+    """Return an encoder of two layers, whose arithmetic takes most of a call."""
     task = build_task(TaskConfig(), ("bad", "good"))
     overrides = {k: v for k, v in task.config_overrides().items() if k != "num_labels"}
-    model = tiny_bert(layers=6, hidden=64, num_labels=2, **overrides).eval()
+    model = tiny_bert(layers=2, hidden=256, num_labels=2, **overrides).eval()
     return CompressedModel(
         form=Form.torch, config=model.config, tokenizer=tiny_tokenizer(), head=task.head, module=model
     )
