@@ -178,6 +178,7 @@ class StudentConfig:
 RUNTIMES = (
     "torch", "onnxruntime", "openvino", "torch_compile", "torch_bf16", "openvino_bf16",
     "torch_cuda", "torch_fp16_cuda", "torch_bf16_cuda", "torch_compile_cuda", "torch_compile_fp16_cuda",
+    "torch_compile_bf16_cuda",
 )  # fmt: skip
 EAGER = ("torch", "torch_cuda")  # where everybody starts, on either device; speed-ups are split from there
 _RUNTIMES_OF = {

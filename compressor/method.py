@@ -54,7 +54,7 @@ class CompressionMethod(ABC, Generic[ConfigT]):
     # Persistence. The defaults suffice unless the method changes structure or tensor format.
 
     def rebuild(self, skeleton: nn.Module, structure: Mapping[str, Any]) -> nn.Module:
-        """Apply the recorded `structure` to a model built from the saved config."""
+        """Apply the recorded `structure` to a model built from the saved config, whose weights are not read yet."""
         return skeleton
 
     def save_weights(self, model: nn.Module, folder: Path) -> None:

@@ -28,7 +28,7 @@ from compressor.method import CompressionMethod
 from compressor.registry import Registry
 from compressor.registry import load as load_registry
 from compressor.tasks import task_type
-from compressor.weights import load_weights, require_room, save_weights, stored_bytes, unfilled
+from compressor.weights import load_weights, require_room, save_weights, stored_bytes, without_random_weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -196,7 +196,7 @@ def _module(folder: Path, record: Mapping[str, Any], artifact: CompressedModel, 
     import transformers
 
     auto = getattr(transformers, task_type(artifact.head.task_type).auto_class)
-    with unfilled():
+    with without_random_weights():
         module: nn.Module = auto.from_config(artifact.config, trust_remote_code=False)
     for step in artifact.lineage:
         if step.structure is not None:

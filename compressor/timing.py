@@ -130,9 +130,8 @@ def _of_scenario(
             found |= {"ratio": speed.speed_up.ratio, "ratio_ci95": (ci95.low, ci95.high)}
             found |= {"verdict": speed.word.value, "null_ratio": speed.null_ratio}
         if ours.energy is not None:
-            joules = ours.energy.joules
-            passes = samples.size
-            found["joules_per_text"] = None if joules is None else joules / (passes * texts)
+            joules, batches = ours.energy.joules, ours.samples_ns.shape[-1]
+            found["joules_per_text"] = None if joules is None else joules / (ours.energy.calls / batches * texts)
             found["energy_unavailable"] = ours.energy.reason
         yield ScenarioSpeed(**found)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "model.safetensors"
 _MOST_TIMES, _MOST_LAYERS = 1000, 1000
-_FILLS = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_")
+_FILLS = ("normal_", "uniform_", "kaiming_uniform_")  # what others of torch.nn.init draw, they draw by the first two
 _TORCHAO = "tensor_names"  # torchao's header entry: the names of all its tensors, as a JSON list
 
 
@@ -81,23 +81,24 @@ def _with_short_names(model: nn.Module, header: dict[str, str]) -> dict[str, str
 
 
 @contextmanager
-def unfilled() -> Iterator[None]:
-    """Build modules without drawing random weights: of a model whose weights are read next, that is most of the time.
+def without_random_weights() -> Iterator[None]:
+    """Build modules with zeros where random weights would be drawn: if they are read next, drawing is most of the time.
 
-    Their tensors hold whatever the memory held. Torch's random numbers go on as if nothing had been built.
+    Torch's random numbers go on as if nothing had been built.
     """
+    import torch
     from torch.overrides import TorchFunctionMode
 
-    class Unfilled(TorchFunctionMode):
+    class Zeros(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            if (
-                getattr(func, "__name__", "") in _FILLS
-            ):  # a method of tensors, or torch's or transformers' function on them
-                return args[0] if args else kwargs["tensor"]
-            return func(*args, **kwargs)
+            # A method of tensors, or torch's or transformers' function on them.
+            if getattr(func, "__name__", "") not in _FILLS:
+                return func(*args, **kwargs)
+            with torch.no_grad():
+                return (args[0] if args else kwargs["tensor"]).zero_()
 
-    with Unfilled():
+    with Zeros():
         yield
 
 

@@ -23,6 +23,7 @@ _IN_FP32: Final = {
     "torch_fp16_cuda": "torch_cuda",
     "torch_bf16_cuda": "torch_cuda",
     "torch_compile_fp16_cuda": "torch_compile_cuda",
+    "torch_compile_bf16_cuda": "torch_compile_cuda",
 }
 # (candidate, runtime) -> nanoseconds, [rounds, loads, blocks, texts]
 Cells = Mapping[tuple[str, str], NDArray[np.int64]]

@@ -163,10 +163,10 @@ def measure_accuracies(
     plan: Plan = NOTHING,
     processes: int = 0,
 ) -> list[AccuracyResult]:
-    """Score several candidates in processes side by side.
+    """Score several candidates side by side: in processes of one thread on two cores, of up to four where there are more.
 
-    The first, which many runs share and whose scores are kept, has half of the cores, the others what they would have without
-    it, up to four each: more hardly help with batches this small.
+    One thread each is faster than sharing two cores in turn, and does not collapse when other work runs beside it. How many
+    there are depends on the machine alone, so that a score does not change with who is scored beside.
 
     Args:
         candidates: What is scored; results come in this order.
@@ -184,12 +184,9 @@ def measure_accuracies(
         MeasureError: A process failed.
     """
     cores = usable_cores()
-
-    def threads(sharing: int) -> int:
-        return max(1, min(_MOST_THREADS, cores // sharing))
+    threads = max(1, min(_MOST_THREADS, cores // 2))
 
     def one(candidate: Candidate) -> AccuracyResult:
-        first = candidate is candidates[0]
         return measure_accuracy(
             candidate,
             splits,
@@ -198,14 +195,12 @@ def measure_accuracies(
             bench=bench,
             workload=workload,
             export=export,
-            kept=kept if first else None,
+            kept=kept if candidate is candidates[0] else None,
             plan=plan,
-            threads=threads(
-                2 if first else len(candidates) - 1
-            ),  # the first's by the machine alone: kept scores name them
+            threads=threads,
         )
 
-    return side_by_side(one, candidates, processes or max(1, cores // threads(2)))
+    return side_by_side(one, candidates, processes or max(1, cores // threads))
 
 
 def _split_score(name: str, found: Mapping[str, Any], folder: Path) -> SplitScore:

@@ -3,8 +3,8 @@
 A package counts for everything that runs on it. So what it takes at rest is subtracted, calls take turns so that all but one
 process sleep, and a round in which others computed gives no figure. Nothing is ever guessed from a processor's rated power.
 
-A graphics card has a counter too (NVML), but it moves in steps of tens of milliseconds, and models take turns call by call.
-So there is no figure for calls on one, rather than that of the processors alone.
+A graphics card has a counter of its own, which `cuda_energy` reads. Calls on one have no figure here, rather than that of the
+processors alone.
 """
 
 from __future__ import annotations

@@ -11,13 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from compressor.artifact import Form
 from compressor.measure.latency import MAX_LOGIT_DIFFERENCE
 from compressor.measure.raw_texts import RawTexts
 from compressor.measure.talk import Listener
-from compressor.measure.worker import opener
+from compressor.measure.worker import opened
 from compressor.measure.workload import Replay
-from compressor.runtimes import RUNTIMES, Session
+from compressor.runtimes import Session
 from compressor.runtimes.base import Inputs, Logits
 
 _HUGE: Final = 1e30  # JSON has no infinity
@@ -50,6 +49,8 @@ class Arms:
         match question["do"]:
             case "call":
                 return {"ns": self.call(question["arm"], question["text"])}
+            case "nothing":
+                return {}
             case "load":
                 return self.load(**{name: value for name, value in question.items() if name != "do"})
             case "warm":
@@ -65,14 +66,8 @@ class Arms:
     def get_ready(self, folder: str, form: str, **_: str) -> None:
         """Load a model and let go of it, as the other processes do: the seconds that imports take are no model's."""
         with suppress(Exception):  # who is asked for it says why it cannot be loaded
-            self._open(folder, form).close()
-
-    def _open(self, folder: str, form: str) -> Session:
-        def open_model(place: Path) -> Any:
-            return opener(self._job)(place).model
-
-        runtime = RUNTIMES[self._job["runtime"]]
-        return runtime.load(Path(folder), Form(form), self._job["threads"], open_model=open_model)
+            opened({**self._job, "folder": folder, "form": form}).close()
+        gc.collect()
 
     def load(self, arm: str, folder: str, form: str, replay: str, texts: str | None = None) -> dict[str, Any]:
         """Load a model and call it once; whatever its runtime raises is an answer too, in its own words."""
@@ -81,7 +76,7 @@ class Arms:
             self._texts[arm] = RawTexts.load(Path(texts))
         started = time.perf_counter()
         try:
-            session = self._open(folder, form)
+            session = opened({**self._job, "folder": folder, "form": form})
             loaded = time.perf_counter()
             session.run(self._replays[arm].inputs[0])
         except Exception as error:  # each runtime has kinds of its own, and any of them is a row of the table

@@ -46,7 +46,7 @@ def measure_memory(candidates: Sequence[AccuracyResult], bench: BenchConfig, wor
     for scored in candidates:
         candidate = scored.candidate
         runtimes[candidate.name] = runtime = runtime_for(candidate.form).name
-        jobs[candidate.name] = job = _job(scored, runtime, bench)
+        jobs[candidate.name] = job = replay_job(scored, runtime, bench) | {"kind": "memory"}
         jobs[f"control-{runtime}"] = job | {"folder": None}
     # Two at a time: a peak does not depend on its neighbours.
     found = side_by_side(lambda name: _peak(name, jobs[name], bench, workdir), list(jobs), 2)
@@ -72,18 +72,24 @@ def measure_cuda_memory(
     """
     by_name = {scored.candidate.name: scored for scored in candidates}
     cells = list(timed)
-    found = side_by_side(
-        lambda cell: _peak("-".join(cell), _job(by_name[cell[0]], cell[1], bench), bench, workdir), cells, 2
-    )
-    return dict(zip(cells, found, strict=True))
+
+    def peak(cell: tuple[str, str]) -> int:
+        job = replay_job(by_name[cell[0]], cell[1], bench) | {"kind": "memory"}
+        return _peak("-".join(cell), job, bench, workdir)
+
+    return dict(zip(cells, side_by_side(peak, cells, 2), strict=True))
 
 
-def _job(scored: AccuracyResult, runtime: str, bench: BenchConfig) -> dict[str, Any]:
+def replay_job(scored: AccuracyResult, runtime: str, bench: BenchConfig) -> dict[str, Any]:
+    """Return what a process that runs a candidate's workload on one runtime has to know, but for its kind.
+
+    Raises:
+        MeasureError: The candidate has no workload.
+    """
     candidate = scored.candidate
     if scored.replay is None:
         raise MeasureError(f"'{candidate.name}' was scored without a workload", allowed="workload=...")
     return {
-        "kind": "memory",
         "runtime": runtime,
         "replay": str(scored.replay.resolve()),
         "threads": bench.threads,

@@ -8,8 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from compressor.artifact import Form
-from compressor.measure.worker import opener
+from compressor.measure.worker import opened, opener
 from compressor.measure.workload import Replay
 from compressor.runtimes import RUNTIMES
 
@@ -45,9 +44,7 @@ def _cuda_peak(job: Mapping[str, Any]) -> int:
 
 
 def _replay(job: Mapping[str, Any], replay: Replay) -> None:
-    with RUNTIMES[job["runtime"]].load(
-        Path(job["folder"]), Form(job["form"]), job["threads"], open_model=lambda folder: opener(job)(folder).model
-    ) as session:
+    with opened(job) as session:
         for inputs in replay.inputs:
             session.run(inputs)
 

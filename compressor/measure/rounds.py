@@ -100,12 +100,12 @@ def _attempt(
     spans: list[tuple[noise.Reading, noise.Reading]] = []
     with ExitStack() as stack:
         runtimes = dict.fromkeys(arm.runtime for arm in arms)
-        begins = {
-            arm.runtime: arms[arm] for arm in reversed(load_order(list(arms), seed=[*seed, 0]))
-        }  # who is asked first
+        first = {arm.runtime: arm for arm in reversed(load_order(list(arms), seed=[*seed, 0]))}  # who is loaded first
         workers = _Workers(
-            {name: stack.enter_context(_worker(name, bench, workdir, begins[name])) for name in runtimes}
+            {name: stack.enter_context(_worker(name, bench, workdir, arms[first[name]])) for name in runtimes}
         )
+        for arm in first.values():
+            workers.ask(arm, do="nothing")  # until all are ready, and import no more
         for load in range(bench.loads):
             order = load_order(list(arms), seed=[*seed, load])
             for arm in order:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from compressor.measure.accuracy import AccuracyResult
+from compressor.measure.cuda_energy import with_cuda_energy
 from compressor.measure.energy import Meter
 from compressor.measure.latency import Judge, LatencyRun, measure_latency
 from compressor.measure.raw_texts import write_raw_texts
@@ -49,7 +50,8 @@ def measure_scenarios(
         workdir: Folder for the jobs.
         seed: Seed of the random orders.
         judge: Tells by its samples whether a round is to be trusted.
-        meter: Counts the energy of the throughput's calls, which are long enough for it.
+        meter: Counts the energy of the throughput's calls, which are long enough for it; with one, the counter of a CUDA
+            device is read too.
     """
     runs = {}
     if plan.end_to_end:
@@ -66,12 +68,8 @@ def measure_scenarios(
             settings = replace(settings, rounds=1, loads=_SURFACE_LOADS, blocks=_SURFACE_BLOCKS)
         elif plan.throughput is not None:
             settings = replace(settings, batch_size=len(plan.throughput.batches[0]))
-        runs[scenario] = measure_latency(
-            [replace(one, replay=one.replays.get(scenario)) for one in scored],
-            settings,
-            workdir / scenario.value,
-            seed=seed,
-            judge=judge,
-            meter=meter if scenario is Scenario.throughput else None,
-        )
+        replayed = [replace(one, replay=one.replays.get(scenario)) for one in scored]
+        place, counts = workdir / scenario.value, meter if scenario is Scenario.throughput else None
+        run = measure_latency(replayed, settings, place, seed=seed, judge=judge, meter=counts)
+        runs[scenario] = run if counts is None else with_cuda_energy(run, replayed, settings, place)
     return runs

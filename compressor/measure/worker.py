@@ -14,16 +14,20 @@ import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.commit import write_json_atomic
 from compressor.errors import CompressorError
 from compressor.telemetry import silence
 
+if TYPE_CHECKING:
+    from compressor.runtimes.base import Session
+
 _KINDS = {
     "score": "compressor.measure.score_job",
     "latency": "compressor.measure.latency_job",
     "memory": "compressor.measure.memory_job",
+    "cuda_energy": "compressor.measure.cuda_energy_job",
 }
 _PR_SET_PDEATHSIG = 1
 _LARGEST_FILE = 1 << 28  # bytes
@@ -74,6 +78,18 @@ def opener(job: Mapping[str, Any]) -> Callable[[Path], Any]:
     module, _, function = job["opener"].partition(":")
     loaded: Callable[[Path], Any] = getattr(import_module(module), function)
     return loaded
+
+
+def opened(job: Mapping[str, Any]) -> Session:
+    """Load the job's model into the job's runtime."""
+    from compressor.artifact import Form
+    from compressor.runtimes import RUNTIMES
+
+    def open_model(folder: Path) -> Any:
+        return opener(job)(folder).model
+
+    runtime, folder = RUNTIMES[job["runtime"]], Path(job["folder"])
+    return runtime.load(folder, Form(job["form"]), job["threads"], open_model=open_model)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ METHOD = """\
   batch size and length: tokens of the same texts laid end to end, without padding; six calls a shape, three loads. Each in
   processes of its own, after the single calls and under their protocol, with every prediction checked.
 - Energy: the processor packages' counters over the throughput's calls, less what they take at rest; only where they can be
-  read, calls are long enough, and nothing else computes.
+  read, calls are long enough, and nothing else computes. On a graphics card its own counter, over half a minute in which one
+  model runs the same batches by itself.
 - Non-zero: parameters that are not 0. Deflated: the files of the weights through zlib at level 6, as a zip would hold them.
 - Peak memory: what the model adds to a process that has loaded its runtime. MB are 10^6 bytes."""
 

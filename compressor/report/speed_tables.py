@@ -60,7 +60,9 @@ def _timed(result: RunResult, name: str, unit: str) -> list[str]:
     ]
     energy = ["J/text"] if name == "throughput" else []
     header = ["model", "runtime", "batch", unit, "speed-up", *energy, "remark"]
-    return table(header, rows) if rows else []
+    known = any(s.joules_per_text is not None for _, s in found)
+    words = "J/text: above rest, of the processors for a CPU's runtimes, of the graphics card alone for a card's."
+    return [*([words, ""] if known else []), *(table(header, rows) if rows else [])]
 
 
 def _surface(result: RunResult) -> list[str]:

@@ -10,6 +10,7 @@ from compressor.runtimes.openvino import OpenVino, OpenVinoBf16
 from compressor.runtimes.torch_compile import TorchCompile
 from compressor.runtimes.torch_cuda import (
     TorchBf16Cuda,
+    TorchCompileBf16Cuda,
     TorchCompileCuda,
     TorchCompileFp16Cuda,
     TorchCuda,
@@ -18,7 +19,14 @@ from compressor.runtimes.torch_cuda import (
 from compressor.runtimes.torch_eager import TorchBf16, TorchEager
 
 _CPU = TorchEager(), OnnxRuntime(), OpenVino(), TorchCompile(), TorchBf16(), OpenVinoBf16()
-_CUDA = TorchCuda(), TorchFp16Cuda(), TorchBf16Cuda(), TorchCompileCuda(), TorchCompileFp16Cuda()
+_CUDA = (
+    TorchCuda(),
+    TorchFp16Cuda(),
+    TorchBf16Cuda(),
+    TorchCompileCuda(),
+    TorchCompileFp16Cuda(),
+    TorchCompileBf16Cuda(),
+)
 RUNTIMES: dict[str, Runtime] = {r.name: r for r in (*_CPU, *_CUDA)}
 
 # The runtime a form is scored in: the one that executes the saved bytes themselves.

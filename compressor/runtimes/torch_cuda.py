@@ -47,7 +47,7 @@ class TorchBf16Cuda(TorchCuda):
     precision = "bf16"
 
     def available(self) -> str | None:
-        return super().available() or (None if native_bf16("cuda") else "this device has no bfloat16 arithmetic")
+        return super().available() or _no_bf16()
 
 
 class TorchCompileCuda(TorchCuda):
@@ -67,3 +67,17 @@ class TorchCompileFp16Cuda(TorchCompileCuda):
 
     name = "torch_compile_fp16_cuda"
     precision = "fp16"
+
+
+class TorchCompileBf16Cuda(TorchCompileCuda):
+    """The same in bfloat16, where the device has it."""
+
+    name = "torch_compile_bf16_cuda"
+    precision = "bf16"
+
+    def available(self) -> str | None:
+        return super().available() or _no_bf16()
+
+
+def _no_bf16() -> str | None:
+    return None if native_bf16("cuda") else "this device has no bfloat16 arithmetic"

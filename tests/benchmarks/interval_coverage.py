@@ -14,14 +14,23 @@ import argparse
 
 import numpy as np
 from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
 from compressor.compare.bootstrap import paired_difference, speed_up
+from compressor.config import BenchConfig
+from compressor.groups import conf_folder
 from compressor.tasks.metrics import Accuracy
 
 TRUTH = 1.5
 GAP = -0.04
-LEVELS = {"quick": (1, 6, 2, 20), "standard": (5, 3, 4, 20), "publish": (10, 3, 4, 40)}  # rounds, loads, blocks, texts
+LEVELS = ("quick", "standard", "publish")
 TARGET = (0.93, 0.97)
+
+
+def shape_of(level: str) -> tuple[int, ...]:
+    """Return the rounds, the loads of each, the blocks of each and the texts of a level."""
+    bench = BenchConfig(**OmegaConf.to_object(OmegaConf.load(conf_folder() / "bench" / f"{level}.yaml")))
+    return bench.rounds, bench.loads, bench.blocks // bench.loads, bench.texts
 
 
 def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
@@ -68,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=2000)
     runs = parser.parse_args().runs
-    found = {f"speed-up, bench={level}": of_speed_ups(runs, shape, 2) for level, shape in LEVELS.items()}
+    found = {f"speed-up, bench={level}": of_speed_ups(runs, shape_of(level), 2) for level in LEVELS}
     found["difference of accuracy, 400 examples"] = of_differences(runs, 400, 5)
     for name, share in found.items():
         word = "met" if TARGET[0] <= share <= TARGET[1] else "MISSED"

@@ -33,6 +33,19 @@ def test_a_run_on_cuda_times_every_runtime_and_measures_what_it_allocates(house,
         assert peaks[one.candidate.name, "torch_cuda"] > 0.9 * weights
 
 
+@pytest.mark.slow
+def test_the_energy_of_calls_is_read_from_the_device(house, scored, tmp_path) -> None:
+    from dataclasses import replace
+
+    from compressor.measure.cuda_energy import with_cuda_energy
+    from compressor.measure.latency import measure_latency
+
+    bench = replace(house.bench, device="cuda", runtimes=["torch_cuda"])
+    run = with_cuda_energy(measure_latency(scored, bench, tmp_path / "t", seed=0), scored, bench, tmp_path)
+    energy = {name: one.energy for name, one in run.runtimes[0].timed.items()}
+    assert all(one is not None and one.joules is not None and one.idle_watts > 1 for one in energy.values()), energy
+
+
 def test_the_manifest_names_the_device() -> None:
     gpus = environment(threads=1)["gpus"]
     assert gpus and all(one["name"] and one["driver_version"] for one in gpus)

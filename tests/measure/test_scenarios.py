@@ -12,6 +12,8 @@ from compressor.config import BenchConfig
 from compressor.measure import processes
 from compressor.measure.accuracy import measure_accuracies
 from compressor.measure.candidate import Candidate
+from compressor.measure.energy import Energy
+from compressor.measure.latency import LatencyResult
 from compressor.measure.raw_texts import RawTexts, write_raw_texts
 from compressor.measure.scenario_runs import measure_scenarios
 from compressor.measure.scenarios import NOTHING, Plan, Scenario, plan_scenarios
@@ -144,6 +146,20 @@ def test_records_hold_figures_with_intervals_and_ratios_to_the_teacher(everythin
     column = [tuple(c) for c in plan.surface].index((8, 64))
     samples = runs[Scenario.surface].runtimes[0].timed["student"].samples_ns[..., column]
     assert one.latency_ms_p50 == pytest.approx(np.median(samples) / 1e6) and one.samples == 6 and one.ci95 is not None
+
+
+def test_joules_are_of_a_text_in_as_many_passes_as_were_counted(everything) -> None:
+    plan, _, runs, _ = everything
+    assert plan.throughput is not None and plan.throughput.texts == 32 and len(plan.throughput.batches) == 4
+    counted = Energy(joules=64.0, seconds=12.0, calls=48, idle_watts=50.0)
+
+    def with_energy(timed: LatencyResult) -> LatencyResult:
+        return replace(timed, timed={name: replace(one, energy=counted) for name, one in timed.timed.items()})
+
+    run = runs[Scenario.throughput]
+    known = {Scenario.throughput: replace(run, runtimes=tuple(map(with_energy, run.runtimes)))}
+    for record in scenario_records("student", "teacher", known, plan, seed=0):
+        assert record.joules_per_text == pytest.approx(64.0 / (48 / 4 * 32)) and record.energy_unavailable is None
 
 
 def test_whoever_fails_in_a_scenario_is_refused_there(

@@ -86,7 +86,9 @@ def test_calls_from_raw_text_stand_beside_p50() -> None:
 def test_throughput_says_why_there_is_no_energy() -> None:
     mine = speed("throughput", ratio=2.0, batch_size=32, texts_per_second=210.0, joules_per_text=0.0512)
     theirs = speed("throughput", batch_size=32, texts_per_second=105.0, energy_unavailable="no counters")
-    teacher, student = rows_of(to_markdown(with_scenarios((theirs,), (mine,))), "Throughput")
+    text = to_markdown(with_scenarios((theirs,), (mine,)))
+    assert "of the processors for a CPU's runtimes, of the graphics card alone for a card's" in text
+    teacher, student = rows_of(text, "Throughput")
     assert (student["texts/s"], student["J/text"], student["batch"]) == ("210.00", "0.0512", "32")
     assert (teacher["J/text"], teacher["remark"]) == ("unavailable", "energy: no counters")
 
