@@ -2,9 +2,9 @@
 
     python tests/benchmarks/instrument.py [--trials 100] [--out instrument.jsonl] [--only NAME ...] [--model FOLDER]
 
-Every trial is a whole comparison by `measure_latency` in fresh processes, judged as a run judges it: of a tiny encoder in 48
-loads, for its calls of a millisecond are noisy and loading costs it nothing; with `--model`, of a saved model in the loads of
-`bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped, on a
+Every trial is a whole run of `measure_latency` in fresh processes, judged as a run judges it, which compares several candidates
+with one teacher: of a tiny encoder in 48 loads, for its calls of a millisecond are noisy and loading costs it nothing; with
+`--model`, of a saved model in the loads of `bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped, on a
 processor of the same kind and with the same code that measures. Printed at the end, for each test: how often which verdict was
 given, how far the estimates lie from the truth, and whether the target is met.
 """
@@ -18,7 +18,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -85,22 +85,28 @@ def prepare(folder: Path, artifact: CompressedModel, bench: BenchConfig) -> dict
     return {one.candidate.name: one for one in found}
 
 
-def trial(scored: dict[str, AccuracyResult], name: str, seed: int, bench: BenchConfig) -> LatencyVerdict:
-    """Compare the encoder with itself, or with itself slowed down."""
+def trial(
+    scored: dict[str, AccuracyResult], names: Sequence[str], seed: int, bench: BenchConfig
+) -> dict[str, LatencyVerdict]:
+    """Compare the encoder with itself, and with itself slowed down, in one run as a user compares several candidates."""
     with tempfile.TemporaryDirectory() as work:
-        pair = [scored["base"], scored[name]]
-        run = measure_latency(pair, bench, Path(work), seed=seed, judge=judge_rounds("base", seed))
+        models = [scored["base"], *(scored[name] for name in names)]
+        run = measure_latency(models, bench, Path(work), seed=seed, judge=judge_rounds("base", seed))
     found = run.runtimes[0]
     if found.refusals or found.null is None:
         raise SystemExit(f"refused: {found.refusals or 'the null arm'}")
-    return compare_latency(
-        found.timed[name].samples_ns,
-        found.timed["base"].samples_ns,
-        null_ns=found.null.samples_ns,
-        names=(name, "base"),
-        runtime="torch",
-        seed=seed,
-    )
+    null = found.null.samples_ns
+    return {
+        name: compare_latency(
+            found.timed[name].samples_ns,
+            found.timed["base"].samples_ns,
+            null_ns=null,
+            names=(name, "base"),
+            runtime="torch",
+            seed=seed,
+        )
+        for name in names
+    }
 
 
 def burst(until: float, seed: int) -> None:
@@ -156,7 +162,7 @@ def summary(name: str, loaded: bool, rows: list[dict]) -> str:
     return (
         f"{name:<9} {'bursty' if loaded else 'alone':<7} n={n:<4} {dict(words)}  ratio {np.median(ratios):.4f} "
         f"({ratios.min():.4f}..{ratios.max():.4f}, truth {truth:.4f})  null {nulls.min():.4f}..{nulls.max():.4f}  "
-        f"{seconds:.1f} s each  target: {target}: {'met' if met else 'MISSED'}"
+        f"{seconds:.1f} s a comparison  target: {target}: {'met' if met else 'MISSED'}"
     )
 
 
@@ -178,6 +184,7 @@ def main() -> None:
             "settings": asdict(bench),
             "processor": environment(threads=1)["cpu"],
             "model": model,
+            "names": arguments.only,
         }
     )
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
@@ -185,21 +192,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, slowing():
         scored = prepare(Path(scratch), tiny() if arguments.model is None else store.load(arguments.model), bench)
         for number in range(arguments.trials):
-            for name in arguments.only:
-                for loaded in kinds:
-                    key = (number, name, loaded, state)  # what other code did says nothing about this
-                    if any((r["trial"], r["name"], r["loaded"], r.get("state")) == key for r in done):
-                        continue
-                    started = time.monotonic()
-                    with bursty_load(loaded):
-                        found = trial(scored, name, number, bench)
-                    row = {"trial": number, "name": name, "loaded": loaded, "word": found.word.value}
-                    row |= {"ratio": found.speed_up.ratio, "ci95": [found.speed_up.ci95.low, found.speed_up.ci95.high]}
-                    row |= {"null": found.null_ratio, "state": state}
-                    row["seconds"] = time.monotonic() - started
-                    done.append(row)
-                    with arguments.out.open("a") as out:
-                        out.write(json.dumps(row) + "\n")
+            for loaded in kinds:
+                # What other code did, or in other company, says nothing about this.
+                known = {(r["trial"], r["loaded"]) for r in done if r.get("state") == state}
+                if (number, loaded) in known:
+                    continue
+                started = time.monotonic()
+                with bursty_load(loaded):
+                    found = trial(scored, arguments.only, number, bench)
+                seconds = (time.monotonic() - started) / len(found)
+                rows = [
+                    {"trial": number, "name": name, "loaded": loaded, "word": verdict.word.value}
+                    | {"ratio": verdict.speed_up.ratio, "ci95": [verdict.speed_up.ci95.low, verdict.speed_up.ci95.high]}
+                    | {"null": verdict.null_ratio, "state": state, "seconds": seconds}
+                    for name, verdict in found.items()
+                ]
+                done += rows
+                with arguments.out.open("a") as out:  # at once: a trial is there with all its names, or not at all
+                    out.write("".join(json.dumps(row) + "\n" for row in rows))
     for name in arguments.only:
         for loaded in kinds:
             if rows := [r for r in done if (r["name"], r["loaded"], r.get("state")) == (name, loaded, state)]:
