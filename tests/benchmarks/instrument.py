@@ -4,9 +4,9 @@
 
 Every trial is a whole run of `measure_latency` in fresh processes, judged as a run judges it, which compares several candidates
 with one teacher: of a tiny encoder in 48 loads, for its calls of a millisecond are noisy and loading costs it nothing; with
-`--model`, of a saved model in the loads of `bench=quick`. What is done is appended to the output file, and a second call goes on where the first one stopped, on a
-processor of the same kind and with the same code that measures. Printed at the end, for each test: how often which verdict was
-given, how far the estimates lie from the truth, and whether the target is met.
+`--model`, of a saved model in the loads of `bench=quick`. What is done is appended to the output file, and a second call goes
+on where the first one stopped, on a processor of the same kind and with the same code that measures. Printed at the end, for
+each test: how often which verdict was given, how far the estimates lie from the truth, and whether the target is met.
 """
 
 from __future__ import annotations
