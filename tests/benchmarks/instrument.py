@@ -5,8 +5,9 @@
 Every trial is a whole run of `measure_latency` in fresh processes, judged as a run judges it, which compares several candidates
 with one teacher: of a tiny encoder in 48 loads, for its calls of a millisecond are noisy and loading costs it nothing; with
 `--model`, of a saved model in the loads of `bench=quick`. What is done is appended to the output file, and a second call goes
-on where the first one stopped, on a processor of the same kind and with the same code that measures. Printed at the end, for
-each test: how often which verdict was given, how far the estimates lie from the truth, and whether the target is met.
+on where the first one stopped, on a processor of the same kind, with the same names and the same code that measures. With one
+name, `--only slower-2`, there are three arms, whose order does not move (`compressor/measure/schedule.py`). Printed at the end,
+for each test: how often which verdict was given, how far the estimates lie from the truth, and whether the target is met.
 """
 
 from __future__ import annotations
@@ -109,10 +110,10 @@ def trial(
     }
 
 
-def burst(until: float, seed: int) -> None:
-    """Compute for 0.05 to 0.5 s, rest for as long, and so on."""
+def burst(parent: int, seed: int) -> None:
+    """Compute for 0.05 to 0.5 s, rest for as long, and so on, while the parent lives."""
     rng = np.random.default_rng(seed)
-    while time.monotonic() < until:
+    while os.getppid() == parent:
         busy = time.monotonic() + rng.uniform(0.05, 0.5)
         while time.monotonic() < busy:
             np.linalg.svd(rng.normal(size=(60, 60)))
@@ -123,7 +124,7 @@ def burst(until: float, seed: int) -> None:
 def bursty_load(wanted: bool) -> Iterator[None]:
     """Keep every core busy now and then while the body runs."""
     cores = (os.cpu_count() or 1) if wanted else 0
-    loads = [multiprocessing.Process(target=burst, args=(time.monotonic() + 300, i)) for i in range(cores)]
+    loads = [multiprocessing.Process(target=burst, args=(os.getpid(), i)) for i in range(cores)]
     for load in loads:
         load.start()
     try:
@@ -178,28 +179,28 @@ def main() -> None:
     arguments = parser.parse_args()
     bench, model = (TINY, "tiny") if arguments.model is None else (QUICK, arguments.model.name)
     slowing_code = Path(__file__).with_name("slowed_opener.py").read_text()
-    state = key_of(
+    names = [name for name in SLOWDOWNS if name in arguments.only]
+    state = key_of(  # what other code did, or in other company, says nothing about these
         {
             "code": [own_code(MEASURING), slowing_code],
             "settings": asdict(bench),
             "processor": environment(threads=1)["cpu"],
             "model": model,
-            "names": arguments.only,
+            "names": names,
         }
     )
     done = [json.loads(line) for line in arguments.out.read_text().splitlines()] if arguments.out.exists() else []
+    known = {(r["trial"], r["loaded"]) for r in done if r.get("state") == state}
     kinds = [k for k in (False, True) if arguments.load in ("both", "bursty" if k else "alone")]
     with tempfile.TemporaryDirectory() as scratch, slowing():
         scored = prepare(Path(scratch), tiny() if arguments.model is None else store.load(arguments.model), bench)
         for number in range(arguments.trials):
             for loaded in kinds:
-                # What other code did, or in other company, says nothing about this.
-                known = {(r["trial"], r["loaded"]) for r in done if r.get("state") == state}
                 if (number, loaded) in known:
                     continue
                 started = time.monotonic()
                 with bursty_load(loaded):
-                    found = trial(scored, arguments.only, number, bench)
+                    found = trial(scored, names, number, bench)
                 seconds = (time.monotonic() - started) / len(found)
                 rows = [
                     {"trial": number, "name": name, "loaded": loaded, "word": verdict.word.value}
@@ -210,7 +211,7 @@ def main() -> None:
                 done += rows
                 with arguments.out.open("a") as out:  # at once: a trial is there with all its names, or not at all
                     out.write("".join(json.dumps(row) + "\n" for row in rows))
-    for name in arguments.only:
+    for name in names:
         for loaded in kinds:
             if rows := [r for r in done if (r["name"], r["loaded"], r.get("state")) == (name, loaded, state)]:
                 print(summary(name, loaded, rows))
