@@ -197,7 +197,7 @@ class BenchConfig:
     batch_size: int = 1
     texts: int = 12  # real test texts replayed at their own lengths, stratified over the length histogram
     blocks: int = 12  # of a round; each runs every text on every model and runtime once, in random order
-    loads: int = 6  # of a round: its models are loaded so often, in new order and place, and share its blocks
+    loads: int = 12  # of a round: its models are loaded so often, in new order and place, and share its blocks
     rounds: int = 1  # each in fresh processes
     repeats: int = 1  # how often a round that the machine disturbed is run again before it is published with a flag
     warmup_calls: int = 10  # of each model and runtime, after each load

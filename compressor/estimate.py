@@ -42,7 +42,8 @@ def estimate_seconds(
     warm = max(bench.warmup_seconds, CALLS_SECONDS * bench.warmup_calls / 240)
     timed = 2 + len(chains)  # with the null arm
     total = SCORE_SECONDS * (1 + len(chains))
-    total += timed * len(bench.runtimes) * bench.rounds * (calls + bench.loads * (LOAD_SECONDS + warm))
+    beside = min(len(bench.runtimes), max(1, usable_cores() // bench.threads))  # loads at a time
+    total += timed * len(bench.runtimes) * bench.rounds * (calls + bench.loads * (LOAD_SECONDS + warm) / beside)
     for links in chains.values():
         for link in links:
             wants = link.method.capabilities

@@ -99,7 +99,7 @@ def attribute(
     precision and its float32 sibling was timed too, that is two parts, the sibling and the precision. Then comes one part for
     each stretch of the candidate's chain that ends in a model which was timed there as well, such as the baseline `distill` of
     the chain `[distill,int8_onnx]`; steps between two such models share a part. All cells come from one interleaved experiment.
-    Each part and the total are medians of their own, so that the parts multiply to the total within about a hundredth.
+    Each part and the total are estimates of their own, so that the parts multiply to the total within about a hundredth.
 
     Returns:
         None where the teacher was not timed in eager torch or on this runtime, or the candidate not on this runtime.

@@ -122,12 +122,13 @@ class SpeedUp:
 def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> SpeedUp:
     """Compare interleaved samples, [blocks, texts], [loads, blocks, texts] or [rounds, loads, blocks, texts] each.
 
-    The ratio is exp(mean over blocks of the median over texts of log(baseline / candidate)): calls are paired by text. The
-    unit of the interval is the highest level that was repeated (Kalibera & Jones 2013): rounds, which are processes of their
-    own, else loads of the models in one process, else blocks. Several rounds or loads give Student's interval of their mean
-    logs; a bootstrap over them and then their blocks counts the noise of blocks twice and covered 98 to 100 % in simulation,
-    one over five whole ones covered 93 %. The blocks of a single load are resampled, and the percentile interval is expanded
-    for their small number (Hesterberg 2015, arXiv:1411.5279, section 4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
+    The ratio is exp(mean over blocks of the centre over texts of log(baseline / candidate)): calls are paired by text, and the
+    centre is Hodges and Lehmann's (`centre`). The unit of the interval is the highest level that was repeated (Kalibera & Jones
+    2013): rounds, which are processes of their own, else loads of the models in one process, else blocks. Several rounds or
+    loads give Student's interval of their mean logs; a bootstrap over them and then their blocks counts the noise of blocks
+    twice and covered 98 to 100 % in simulation, one over five whole ones covered 93 %. The blocks of a single load are
+    resampled, and the percentile interval is expanded for their small number (Hesterberg 2015, arXiv:1411.5279, section 4.2:
+    alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two blocks in all.
@@ -135,7 +136,7 @@ def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *,
     shape = candidate_ns.shape
     if shape != baseline_ns.shape or candidate_ns.ndim not in (2, 3, 4) or math.prod(shape[:-1]) < 2:
         raise ValueError(f"samples of shape {candidate_ns.shape} and {baseline_ns.shape}")
-    blocks = np.median(np.log(baseline_ns / candidate_ns), axis=-1)
+    blocks = centre(np.log(baseline_ns / candidate_ns))
     while blocks.ndim > 1 and len(blocks) == 1:
         blocks = blocks[0]
     if blocks.ndim > 1:
@@ -148,6 +149,17 @@ def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *,
         means = logs[rng.integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
         ends = [_expanded(means, len(logs), confidence) for confidence in (0.95, 0.90)]
     return SpeedUp(ratio=math.exp(logs.mean()), ci95=ends[0], ci90=ends[1], units=len(logs))
+
+
+def centre(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the median over all pairs of the mean of two values, each also with itself, along the last axis.
+
+    Hodges & Lehmann 1963, Estimates of location based on rank tests. Nearly a third of the values may be spikes, and on values
+    of a normal distribution its variance is 1.05 times the mean's, a median's 1.57 times.
+    """
+    one, other = np.triu_indices(values.shape[-1])
+    found: NDArray[np.float64] = np.median((values[..., one] + values[..., other]) / 2, axis=-1)
+    return found
 
 
 def _expanded(means: NDArray[np.float64], units: int, confidence: float) -> Interval:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -55,13 +56,24 @@ class Arms:
                 return self.load(**{name: value for name, value in question.items() if name != "do"})
             case "warm":
                 return {"calls": self.warm(question["arm"], question["calls"], question["seconds"])}
+            case "roam":
+                self._keep_to(self._job["all_cores"])
+                return {}
             case "begin":
+                self._keep_to(self._job["cores"])
                 gc.collect()
                 gc.disable()  # its pauses would fall on whoever is being called
                 return {}
             case "end":
                 return self.end()
         raise ValueError(f"nobody knows how to do {question['do']!r}")
+
+    def _keep_to(self, cores: Collection[int]) -> None:
+        """Have every thread of a pinned process run on these cores only; a process that is not pinned stays as it is."""
+        if self._job["cores"]:
+            for thread in Path("/proc/self/task").iterdir():
+                with suppress(ProcessLookupError):  # it has ended meanwhile
+                    os.sched_setaffinity(int(thread.name), cores)
 
     def get_ready(self, folder: str, form: str, **_: str) -> None:
         """Load a model and let go of it, as the other processes do: the seconds that imports take are no model's."""

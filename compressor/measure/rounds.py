@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compressor.errors import MeasureError
-from compressor.machine import core_numbers
+from compressor.machine import core_numbers, usable_cores
 from compressor.measure import noise
 from compressor.measure.energy import Energy, Meter
+from compressor.measure.processes import side_by_side
 from compressor.measure.schedule import Arm, load_order, schedule
 from compressor.measure.talk import Hung, Talker
 from compressor.results import PADDED
@@ -108,19 +109,16 @@ def _attempt(
             workers.ask(arm, do="nothing")  # until all are ready, and import no more
         for load in range(bench.loads):
             order = load_order(list(arms), seed=[*seed, load])
-            for arm in order:
-                if arm not in arms:  # a control of one that was refused
-                    continue
-                answers[arm].append(workers.ask(arm, do="load", **arms[arm]))
-                if why := answers[arm][-1].get("refusal"):
+            took = {arm: said[-1]["load_seconds"] for arm, said in answers.items() if said and arm in arms}
+            for arm, answer in _loaded(workers, arms, bench, order, took).items():
+                answers[arm].append(answer)
+                if arm in arms and (why := answer.get("refusal")):
                     _drop(arm, why, arms, refusals)
-            for arm in (arm for arm in order if arm in arms):
-                answers[arm][-1] |= workers.ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
             workers.ask_each(arms, do="begin")
             if meter is not None:
                 (meter.resume if load else meter.begin)()  # everybody sleeps
             before = noise.read()
-            for block, text, arm in schedule(list(arms), texts=texts, blocks=blocks, seed=[*seed, load]):
+            for block, text, arm in schedule(list(arms), texts=texts, blocks=blocks, seed=seed, load=load):
                 mark = None if meter is None else meter.read()
                 samples[arm][load, block, text] = workers.ask(arm, do="call", text=text)["ns"]
                 if meter is not None:
@@ -133,6 +131,34 @@ def _attempt(
     samples = {arm: samples[arm] for arm in arms}
     energy = {} if meter is None else meter.end(samples, threads=bench.threads)
     return Taken(samples=samples, answers=answers, conditions=noise.Conditions.during(spans), energy=energy)
+
+
+def _loaded(
+    workers: _Workers,
+    arms: Mapping[Arm, Mapping[str, str]],
+    bench: BenchConfig,
+    order: Sequence[Arm],
+    took: Mapping[Arm, float],
+) -> dict[Arm, dict[str, Any]]:
+    """Load and warm up the models in this order and return what was said of each.
+
+    The first loads, whose seconds are published, have the machine to themselves. Later ones of different runtimes go on side by
+    side on all cores, for nobody is timed meanwhile; the runtime that `took` longest before begins.
+    """
+    lanes = [list(order)]
+    if took:
+        lanes = [[arm for arm in order if arm.runtime == name] for name in dict.fromkeys(arm.runtime for arm in order)]
+        lanes.sort(key=lambda lane: -sum(took[arm] for arm in lane))
+        workers.ask_each(arms, do="roam")
+
+    def go(lane: Sequence[Arm]) -> dict[Arm, dict[str, Any]]:
+        said = {arm: workers.ask(arm, do="load", **arms[arm]) for arm in lane}
+        for arm in (arm for arm in lane if "refusal" not in said[arm]):
+            said[arm] |= workers.ask(arm, do="warm", calls=bench.warmup_calls, seconds=bench.warmup_seconds)
+        return said
+
+    found = side_by_side(go, lanes, max(1, usable_cores() // bench.threads))
+    return {arm: answer for said in found for arm, answer in said.items()}
 
 
 class _Workers:
@@ -165,7 +191,7 @@ def _worker(runtime: str, bench: BenchConfig, workdir: Path, first: Mapping[str,
     """Start the process of a runtime, which gets ready with the model that it will be asked for first."""
     cores = core_numbers()
     return Talker(
-        {"kind": "latency", "runtime": runtime, "threads": bench.threads, "first": first},
+        {"kind": "latency", "runtime": runtime, "threads": bench.threads, "first": first, "all_cores": cores},
         workdir / f"latency-{runtime}",
         name=f"timing on {runtime}",
         threads=bench.threads,

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 _FEW: Final = 3
-_LOADING: Final = 1  # a stream of random numbers of its own
+_LOADING, _TURNING = 1, 2  # streams of random numbers of their own
 
 
 class Arm(NamedTuple):
@@ -36,8 +36,8 @@ def load_order(arms: Sequence[Arm], *, seed: Sequence[int]) -> list[Arm]:
     return [arms[i] for i in rng.permutation(len(arms))]
 
 
-def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int]) -> Iterator[Call]:
-    """Yield the calls between one load of the models and the next.
+def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int], load: int = 0) -> Iterator[Call]:
+    """Yield the calls between this load of the models and the next.
 
     In each block the texts come in fresh random order, and each text visits every arm at once, so that drift of the machine
     falls on all of them alike. Every arm sees every text `blocks` times.
@@ -47,16 +47,19 @@ def schedule(arms: Sequence[Arm], *, texts: int, blocks: int, seed: Sequence[int
     such calls took 2 to 3 % less, and their luck was a third of all variance. An order that stays for a block makes it matter
     who is called before whom: of a teacher and a student of half its layers on three runtimes, one load of the teacher took up
     to 6 % more or less than another through a whole block of eager torch (standard deviation 4.2 %; in moving orders 1.7 %).
-    Three arms or fewer have no order to move to: theirs is drawn for a block, and the next block turns it round.
+    Three arms or fewer have no order to move to: theirs is drawn for a block, and the next block, if of the next load, turns it
+    round.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([*seed, load])
     turn = rng.permutation(len(arms)).tolist()
     for block in range(blocks):
         for place, text in enumerate(rng.permutation(texts).tolist()):
             if len(arms) > _FEW:
                 turn = _moved(turn, rng)
             elif place == 0:
-                turn = turn[::-1] if block % 2 else rng.permutation(len(arms)).tolist()
+                pair, second = divmod(load * blocks + block, 2)
+                turn = np.random.default_rng([*seed, pair, _TURNING]).permutation(len(arms)).tolist()
+                turn = turn[::-1] if second else turn
             for k in turn:
                 yield Call(block, text, arms[k])
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import interval_coverage as coverage  # noqa: E402 - found through the line above
 
-from compressor.compare.bootstrap import metric_estimate, paired_difference, speed_up
+from compressor.compare.bootstrap import centre, metric_estimate, paired_difference, speed_up
 from compressor.tasks.metrics import Accuracy, EntityF1, Pearson, Spearman
 
 LABELS = ("no", "yes")
@@ -103,7 +104,29 @@ def test_speed_up_covers_under_drift_and_spikes() -> None:
     assert 0.92 <= coverage.of_speed_ups(300, (12, 20), 2) <= 0.985
 
 
-def test_speed_up_is_the_median_ratio_of_constant_samples() -> None:
+def test_the_centre_is_the_shift_that_the_signed_rank_test_cannot_refuse() -> None:
+    # Hodges and Lehmann's estimate inverts Wilcoxon's test: around it, both signs have the same sum of ranks.
+    values = np.random.default_rng(0).standard_t(2, (3, 4, 13))
+    found = centre(values)
+    assert found.shape == (3, 4)
+    shifted = values - found[..., None]
+    ranks = rankdata(np.abs(shifted), axis=-1)
+    assert np.abs((ranks * np.sign(shifted)).sum(axis=-1)).max() <= 13  # of 91
+    assert centre(np.array([1.0, 2.0, 9.0])) == 3.5  # of 1, 1.5, 2, 5, 5.5, 9
+    assert centre(np.array([4.0])) == 4.0
+
+
+def test_the_centre_varies_less_than_the_median_and_no_spike_moves_it_far() -> None:
+    rng = np.random.default_rng(1)
+    normal = rng.normal(size=(20_000, 12))
+    assert centre(normal).var() == pytest.approx(normal.mean(axis=-1).var() / 0.955, rel=0.05)
+    assert centre(normal).var() < 0.8 * np.median(normal, axis=-1).var()
+    spiked = normal[:100].copy()
+    spiked[:, :2] = 1e6
+    assert np.abs(centre(spiked) - centre(normal[:100])).max() < 2
+
+
+def test_speed_up_is_the_ratio_of_constant_samples() -> None:
     base = np.full((6, 5), 3_000_000)
     found = speed_up(base // 2, base, seed=0)
     assert found.ratio == pytest.approx(2.0, abs=1e-12)

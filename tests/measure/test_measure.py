@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
+import subprocess
+import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +20,7 @@ from compressor import store
 from compressor.artifact import CompressedModel, Form, Head, parameter_count
 from compressor.compare.attribution import read_cells
 from compressor.errors import MeasureError
+from compressor.machine import core_numbers
 from compressor.measure import noise, processes
 from compressor.measure.accuracy import measure_accuracy
 from compressor.measure.candidate import Candidate
@@ -109,7 +113,7 @@ def test_raw_samples_are_written_with_their_load(house, scored, tmp_path: Path) 
 
 
 def test_between_loads_the_models_are_gone(house, scored) -> None:
-    arms = Arms({"runtime": "torch", "threads": 1, "opener": processes.OPENER})
+    arms = Arms({"runtime": "torch", "threads": 1, "opener": processes.OPENER, "cores": []})
     place = {"folder": str(house.folder / "student"), "form": "torch", "replay": str(scored[1].replay)}
     for _ in range(2):
         arms.load("student", **place)
@@ -123,6 +127,27 @@ def test_between_loads_the_models_are_gone(house, scored) -> None:
             "student": {"same_prediction_rate": 1.0, "max_logit_difference": pytest.approx(0, abs=1e-5)}
         }
         assert gc.isenabled() and model() is None
+
+
+@pytest.mark.skipif(len(core_numbers()) < 2, reason="one core, or a system that pins nobody")
+def test_every_thread_leaves_its_core_to_load_and_is_back_when_calls_are_timed() -> None:
+    every = core_numbers()
+    code = f"""
+import os, threading
+from compressor.measure.latency_job import Arms
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+def at():
+    return [sorted(os.sched_getaffinity(int(t))) for t in os.listdir("/proc/self/task")]
+os.sched_setaffinity(0, {every[:1]})
+arms = Arms({{"cores": {every[-1:]}, "all_cores": {every}}})
+for what in "roam", "begin":
+    arms.reply({{"do": what}})
+    print(at())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    roaming, timed = map(json.loads, ended.stdout.splitlines())
+    assert len(roaming) == len(timed) >= 2
+    assert all(cores == every for cores in roaming) and all(cores == every[-1:] for cores in timed)
 
 
 @pytest.mark.skipif(bool(get_runtime("torch_compile").available()), reason="no C++ compiler")

@@ -83,6 +83,15 @@ def test_three_arms_keep_their_order_for_a_block_and_the_next_turns_it_round() -
     assert turns[1][0] == turns[0][0][::-1] and turns[3][0] == turns[2][0][::-1]
 
 
+def test_three_arms_with_a_block_a_load_turn_round_from_load_to_load() -> None:
+    turns = []
+    for load in range(4):
+        calls = list(schedule(ARMS[:3], texts=5, blocks=1, seed=[0], load=load))
+        turns.append([c.arm for c in calls[:3]])
+        assert [c.arm for c in calls] == turns[-1] * 5
+    assert turns[1] == turns[0][::-1] and turns[3] == turns[2][::-1]
+
+
 def test_rounds_differ_and_a_seed_repeats() -> None:
     first, again, other = (list(schedule(ARMS, texts=5, blocks=2, seed=[0, r])) for r in (0, 0, 1))
     assert first == again != other
