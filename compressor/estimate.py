@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from compressor.artifact import CompressedModel
 from compressor.config import Precision, RunConfig
 from compressor.families import forward_inputs
+from compressor.machine import usable_cores
 from compressor.pipeline import Link
 from compressor.tasks.data import TaskData
 from compressor.training.precision import autocast, resolve_precision
