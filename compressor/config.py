@@ -201,7 +201,7 @@ class BenchConfig:
     rounds: int = 1  # each in fresh processes
     repeats: int = 1  # how often a round that the machine disturbed is run again before it is published with a flag
     warmup_calls: int = 10  # of each model and runtime, after each load
-    warmup_seconds: float = 0.1  # the same, at least so long
+    warmup_seconds: float = 0.1  # then of all of them in turn, at least so long, before calls are timed
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more
     padded: bool = (
         False  # also the teacher in eager torch on texts padded to task.max_length, for what not padding brings

@@ -40,7 +40,7 @@ def estimate_seconds(
     per_text = _forward_seconds_per_text(teacher, task, data, resolve_precision(config.train.precision, device), device)
     bench = config.bench
     calls = CALLS_SECONDS * bench.blocks * bench.texts / 240
-    warm = max(bench.warmup_seconds, CALLS_SECONDS * bench.warmup_calls / 240)
+    warm = CALLS_SECONDS * bench.warmup_calls / 240
     timed = 2 + len(chains)  # with the null arm
     total = SCORE_SECONDS * (1 + len(chains))
     beside = min(len(bench.runtimes), max(1, usable_cores() // bench.threads))  # loads at a time

@@ -55,7 +55,7 @@ class Arms:
             case "load":
                 return self.load(**{name: value for name, value in question.items() if name != "do"})
             case "warm":
-                return {"calls": self.warm(question["arm"], question["calls"], question["seconds"])}
+                return {"calls": self.warm(question["arm"], question["calls"])}
             case "roam":
                 self._keep_to(self._job["all_cores"])
                 return {}
@@ -107,14 +107,13 @@ class Arms:
         gc.freeze()  # what is left is libraries: nothing to look at again after the next load
         return found
 
-    def warm(self, arm: str, calls: int, seconds: float) -> int:
-        """Run every distinct shape, since engines prepare each on first sight, for so many calls and so long; count them."""
+    def warm(self, arm: str, calls: int) -> int:
+        """Run every distinct shape, since engines prepare each on first sight, and so many calls at least; count them."""
         batches = self._replays[arm].inputs
         shapes = list({next(iter(batch.values())).shape: i for i, batch in enumerate(batches)}.values())
-        made, until = 0, time.perf_counter() + seconds
-        while made < max(calls, len(shapes)) or time.perf_counter() < until:
-            self._timed(arm, shapes[made % len(shapes)])
-            made += 1
+        made = max(calls, len(shapes))
+        for i in range(made):
+            self._timed(arm, shapes[i % len(shapes)])
         return made
 
     def call(self, arm: str, text: int) -> int:

@@ -76,7 +76,7 @@ def observe(
         with _worker("torch", BenchConfig(timeout_s=300), folder, place) as worker:
             if why := worker.ask(do="load", arm="it", **place).get("refusal"):
                 raise SystemExit(why)
-            worker.ask(do="warm", arm="it", calls=20, seconds=1.0)
+            worker.ask(do="warm", arm="it", calls=200)
             worker.ask(do="begin")
             for block in range(blocks):
                 order = rng.permutation(texts).tolist()

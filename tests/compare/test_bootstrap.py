@@ -88,11 +88,22 @@ def test_accuracy_difference_covers() -> None:
     assert 0.92 <= coverage.of_differences(500, 400, 5) <= 0.98
 
 
-@pytest.mark.parametrize("rounds", [3, 5, 10])
-def test_speed_up_over_rounds_covers(rounds: int) -> None:
-    assert 0.925 <= coverage.of_speed_ups(400, (rounds, 6, 10), 3) <= 0.975
-    ours, theirs = coverage.simulated(np.random.default_rng(3), 1.5, (rounds, 6, 10))
-    assert speed_up(ours, theirs, seed=0).units == rounds
+@pytest.mark.parametrize(("loads", "units"), [(3, 3), (4, 4), (5, 5), (6, 3), (10, 5)])
+def test_speed_up_over_loads_covers(loads: int, units: int) -> None:
+    assert 0.925 <= coverage.of_speed_ups(400, (loads, 6, 10), 3) <= 0.975
+    ours, theirs = coverage.simulated(np.random.default_rng(3), 1.5, (loads, 6, 10))
+    assert speed_up(ours, theirs, seed=0).units == units
+
+
+def test_what_the_order_of_loading_does_goes_away_in_pairs_of_loads() -> None:
+    rng = np.random.default_rng(0)
+    theirs = rng.lognormal(16, 0.01, (8, 2, 10))
+    ours = (
+        theirs / 1.5 * np.where(np.arange(8) % 2, 0.96, 1 / 0.96)[:, None, None]
+    )  # four per cent up and down in turns
+    found = speed_up(ours.astype(np.int64), theirs.astype(np.int64), seed=0)
+    assert found.ratio == pytest.approx(1.5, rel=1e-6)
+    assert found.ci95.high / found.ci95.low < 1.00001
 
 
 def test_one_round_is_its_blocks() -> None:

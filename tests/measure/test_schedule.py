@@ -120,8 +120,13 @@ def test_equal_sessions_are_not_far_apart() -> None:
 
 def test_nobody_is_loaded_first_more_often_than_others() -> None:
     arms = [Arm("torch", name) for name in "abc"]
-    orders = [load_order(arms, seed=[0, number, 0]) for number in range(600)]
+    orders = [load_order(arms, seed=[0, number]) for number in range(600)]
     assert all(sorted(order) == arms for order in orders)
-    assert orders[0] == load_order(arms, seed=[0, 0, 0])
+    assert orders[0] == load_order(arms, seed=[0, 0])
     for arm in arms:
         assert 150 < sum(order[0] == arm for order in orders) < 250
+
+
+def test_the_second_load_turns_the_order_of_the_first_round() -> None:
+    orders = [load_order(ARMS, seed=[0, 0], load=load) for load in range(4)]
+    assert orders[1] == orders[0][::-1] and orders[3] == orders[2][::-1] and orders[2] not in orders[:2]
