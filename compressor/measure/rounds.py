@@ -173,6 +173,8 @@ def _settle(workers: _Workers, arms: Collection[Arm], bench: BenchConfig, *, tex
     Whoever was warmed up last finds its weights near: of five equal models with calls of 1.6 ms, warmed up one after another,
     the last took 22 % less than the first when they were first called in turn, and 3 % less after seven times.
     """
+    if not arms:  # all were refused
+        return 0
     until = time.monotonic() + bench.warmup_seconds
     for made, call in enumerate(schedule(list(arms), texts=texts, blocks=sys.maxsize, seed=[*seed, _SETTLING])):
         visits, begun = divmod(made, len(arms))

@@ -213,6 +213,15 @@ def test_whoever_fails_is_refused_and_the_others_are_timed(
     assert not processes.running
 
 
+def test_where_all_are_refused_nobody_is_waited_for(
+    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
+) -> None:
+    monkeypatch.setattr(processes, "OPENER", "worker_openers:raises")
+    found = on_torch(house, scored, tmp_path)
+    assert found.timed == {} and found.null is None
+    assert found.refusals == dict.fromkeys(["teacher", "student"], "RuntimeError: the opener broke")
+
+
 @pytest.mark.parametrize(("number", "timed"), [(4, ["teacher", "student"]), (5, ["student"])])
 def test_who_fails_at_a_later_load_ends_nobody_else(
     house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers, number: int, timed: list[str]
