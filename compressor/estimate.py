@@ -40,11 +40,12 @@ def estimate_seconds(
     per_text = _forward_seconds_per_text(teacher, task, data, resolve_precision(config.train.precision, device), device)
     bench = config.bench
     calls = CALLS_SECONDS * bench.blocks * bench.texts / 240
-    warm = CALLS_SECONDS * bench.warmup_calls / 240
-    timed = 2 + len(chains)  # with the null arm
-    total = SCORE_SECONDS * (1 + len(chains))
+    ready = LOAD_SECONDS + CALLS_SECONDS * bench.warmup_calls / 240
     beside = min(len(bench.runtimes), max(1, usable_cores() // bench.threads))  # loads at a time
-    total += timed * len(bench.runtimes) * bench.rounds * (calls + bench.loads * (LOAD_SECONDS + warm) / beside)
+    arms = (2 + len(chains)) * len(bench.runtimes)  # with the null arm
+    settling = max(bench.warmup_seconds, arms * CALLS_SECONDS * 2 / 240)
+    total = SCORE_SECONDS * (1 + len(chains))
+    total += bench.rounds * (arms * (calls + (1 + (bench.loads - 1) / beside) * ready) + bench.loads * settling)
     for links in chains.values():
         for link in links:
             wants = link.method.capabilities

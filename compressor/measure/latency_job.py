@@ -56,6 +56,9 @@ class Arms:
                 return self.load(**{name: value for name, value in question.items() if name != "do"})
             case "warm":
                 return {"calls": self.warm(question["arm"], question["calls"])}
+            case "settle":
+                self._timed(question["arm"], question["text"])
+                return {}
             case "roam":
                 self._keep_to(self._job["all_cores"])
                 return {}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # has a 95 % interval, and one round must do.
 _SURFACE_LOADS: Final = 3
 _SURFACE_BLOCKS: Final = 6
+_THROUGHPUT_LOADS: Final = 6  # of a whole batch a call is long and scatters less
 
 
 def measure_scenarios(
@@ -67,7 +68,8 @@ def measure_scenarios(
         if scenario is Scenario.surface:
             settings = replace(settings, rounds=1, loads=_SURFACE_LOADS, blocks=_SURFACE_BLOCKS)
         elif plan.throughput is not None:
-            settings = replace(settings, batch_size=len(plan.throughput.batches[0]))
+            loads = _THROUGHPUT_LOADS if bench.loads % _THROUGHPUT_LOADS == 0 else bench.loads
+            settings = replace(settings, batch_size=len(plan.throughput.batches[0]), loads=loads)
         replayed = [replace(one, replay=one.replays.get(scenario)) for one in scored]
         place, counts = workdir / scenario.value, meter if scenario is Scenario.throughput else None
         run = measure_latency(replayed, settings, place, seed=seed, judge=judge, meter=counts)

@@ -34,7 +34,7 @@ METHOD = """\
   Hodges-Lehmann centre of its texts'; the unit of their intervals is the load (from six loads on, if even, two of them),
   with several rounds of fresh processes the round, and the block where there is one load. *Faster* and *slower* need the whole
   interval beyond 1 %, *equivalent* the 90 % interval within 2 %. A round in which the check strays or the machine is short of
-  processors is run again (`bench.repeats`), then published with a note; so is a ratio that is not known to 1 %.
+  processors is run again (`bench.repeats`), then published with a note; a ratio that is not known to 1 % has a note too.
   p90, p95 and p99 are bounds that hold with 99 % confidence. Where the check strays, "beyond 1 %" becomes twice as far as
   it strayed. The interval of a single round is that of its processes; `bench=standard` adds what changes between processes.
 - From raw text: the same experiment on the same texts, and each call begins with tokenising and padding. Throughput: test

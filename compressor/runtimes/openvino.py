@@ -41,6 +41,7 @@ class OpenVino(Runtime):
             "INFERENCE_NUM_THREADS": threads,
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # at each call it would go back to the cores it was compiled on
         }
         path = the_only(folder, ".xml" if form is Form.openvino else ".onnx")
         with readable(path):

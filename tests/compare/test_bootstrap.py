@@ -95,6 +95,18 @@ def test_speed_up_over_loads_covers(loads: int, units: int) -> None:
     assert speed_up(ours, theirs, seed=0).units == units
 
 
+@pytest.mark.parametrize(
+    ("shape", "units"),
+    [((6, 3, 4, 12), 6), ((6, 1, 4, 12), 6), ((1, 3, 4, 12), 3), ((1, 12, 1, 12), 6), ((1, 7, 2, 9), 7)],
+)
+def test_rounds_are_the_unit_where_there_are_several(shape: tuple[int, ...], units: int) -> None:
+    assert speed_up(*coverage.simulated(np.random.default_rng(0), 1.5, shape), seed=0).units == units
+
+
+def test_speed_up_over_rounds_covers() -> None:
+    assert 0.925 <= coverage.of_speed_ups(400, (10, 4, 2, 10), 3) <= 0.975
+
+
 def test_what_the_order_of_loading_does_goes_away_in_pairs_of_loads() -> None:
     rng = np.random.default_rng(0)
     theirs = rng.lognormal(16, 0.01, (8, 2, 10))
@@ -125,6 +137,8 @@ def test_the_centre_is_the_shift_that_the_signed_rank_test_cannot_refuse() -> No
     assert np.abs((ranks * np.sign(shifted)).sum(axis=-1)).max() <= 13  # of 91
     assert centre(np.array([1.0, 2.0, 9.0])) == 3.5  # of 1, 1.5, 2, 5, 5.5, 9
     assert centre(np.array([4.0])) == 4.0
+    many = np.random.default_rng(1).normal(size=(3, 2, 2000))  # two million pairs each: more than are made at a time
+    assert (centre(many)[1] == centre(many[1])).all() and np.abs(centre(many)).max() < 0.1
 
 
 def test_the_centre_varies_less_than_the_median_and_no_spike_moves_it_far() -> None:
@@ -133,7 +147,7 @@ def test_the_centre_varies_less_than_the_median_and_no_spike_moves_it_far() -> N
     assert centre(normal).var() == pytest.approx(normal.mean(axis=-1).var() / 0.955, rel=0.05)
     assert centre(normal).var() < 0.8 * np.median(normal, axis=-1).var()
     spiked = normal[:100].copy()
-    spiked[:, :2] = 1e6
+    spiked[:, :3] = 1e6  # of twelve
     assert np.abs(centre(spiked) - centre(normal[:100])).max() < 2
 
 

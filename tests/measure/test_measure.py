@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import os
 import subprocess
 import sys
 import weakref
@@ -21,7 +22,7 @@ from compressor.artifact import CompressedModel, Form, Head, parameter_count
 from compressor.compare.attribution import read_cells
 from compressor.errors import MeasureError
 from compressor.machine import core_numbers
-from compressor.measure import noise, processes
+from compressor.measure import latency, noise, processes, rounds
 from compressor.measure.accuracy import measure_accuracy
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
@@ -150,6 +151,26 @@ for what in "roam", "begin":
     assert all(cores == every for cores in roaming) and all(cores == every[-1:] for cores in timed)
 
 
+@pytest.mark.skipif(len(core_numbers()) < 2, reason="one core, or a system that pins nobody")
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
+def test_no_runtime_leaves_its_core_in_a_timed_call(house, scored, tmp_path: Path, runtime: str) -> None:
+    if why := get_runtime(runtime).available():
+        pytest.skip(why)
+    place = latency._place(scored[1], get_runtime(runtime))
+    with rounds._worker(runtime, replace(house.bench, threads=1), tmp_path, place) as worker:
+        for load in range(2):
+            if load:
+                worker.ask(do="roam")
+            worker.ask(do="load", arm="student", **place)
+            worker.ask(do="warm", arm="student", calls=3)
+            worker.ask(do="begin")
+            for text in range(house.bench.texts):
+                worker.ask(do="call", arm="student", text=text)
+                threads = [int(task.name) for task in Path(f"/proc/{worker._process.pid}/task").iterdir()]
+                assert {tuple(os.sched_getaffinity(thread)) for thread in threads} == {tuple(core_numbers()[-1:])}
+            worker.ask(do="end")
+
+
 @pytest.mark.skipif(bool(get_runtime("torch_compile").available()), reason="no C++ compiler")
 def test_compiled_models_are_loaded_more_often_than_torch_compiles_one_code(house, scored, tmp_path: Path) -> None:
     bench = replace(house.bench, runtimes=["torch_compile"], loads=4, blocks=4, repeats=0)  # of 3 arms: torch allows 8
@@ -208,6 +229,25 @@ def test_whoever_fails_is_refused_and_the_others_are_timed(
 ) -> None:
     monkeypatch.setattr(processes, "OPENER", f"worker_openers:{opener}")
     found = on_torch(house, scored, tmp_path, timeout_s=timeout_s)
+    assert list(found.timed) == ["teacher"] and found.null is not None
+    assert words in found.refusals["student"]
+    assert not processes.running
+
+
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [("raise", "RuntimeError: the student broke"), ("crash", "SIGSEGV"), ("hang", "gave no answer within 20 s")],
+)
+def test_who_fails_while_others_are_loaded_beside_is_the_only_one_refused(
+    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers, way: str, words: str
+) -> None:
+    """With this seed the teacher is opened to get ready, so that the student's second opening is that of the second load."""
+    monkeypatch.setattr(processes, "OPENER", "worker_openers:student_fails_beside")
+    monkeypatch.setenv("STUDENT_FAILS_AT", "2")
+    monkeypatch.setenv("STUDENT_FAILS_BY", way)
+    bench = replace(house.bench, runtimes=["onnxruntime", "torch"], repeats=0, timeout_s=20.0)
+    other, found = measure_latency(scored, bench, tmp_path, seed=0).runtimes
+    assert list(other.timed) == ["teacher", "student"] and other.null is not None and other.refusals == {}
     assert list(found.timed) == ["teacher"] and found.null is not None
     assert words in found.refusals["student"]
     assert not processes.running

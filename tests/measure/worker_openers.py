@@ -99,6 +99,23 @@ def student_crashes_late(folder: Path) -> Any:
     return artifact
 
 
+_students: list[Path] = []
+
+
+def student_fails_beside(folder: Path) -> Any:
+    """Fail as the environment says at the second load of a round, when models of other runtimes are loaded beside."""
+    if folder.name == "student":
+        _students.append(folder)
+        if len(_students) == int(os.environ["STUDENT_FAILS_AT"]):
+            match os.environ["STUDENT_FAILS_BY"]:
+                case "crash":
+                    os.kill(os.getpid(), signal.SIGSEGV)
+                case "hang":
+                    time.sleep(120)
+            raise RuntimeError("the student broke")
+    return store.load(folder)
+
+
 def student_fails_others_hang(folder: Path) -> Any:
     if folder.name == "student":
         time.sleep(2)
