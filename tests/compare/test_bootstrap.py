@@ -110,9 +110,8 @@ def test_speed_up_over_rounds_covers() -> None:
 def test_what_the_order_of_loading_does_goes_away_in_pairs_of_loads() -> None:
     rng = np.random.default_rng(0)
     theirs = rng.lognormal(16, 0.01, (8, 2, 10))
-    ours = (
-        theirs / 1.5 * np.where(np.arange(8) % 2, 0.96, 1 / 0.96)[:, None, None]
-    )  # four per cent up and down in turns
+    in_turns = np.where(np.arange(8) % 2, 0.96, 1 / 0.96)[:, None, None]  # four per cent up and down
+    ours = theirs / 1.5 * in_turns
     found = speed_up(ours.astype(np.int64), theirs.astype(np.int64), seed=0)
     assert found.ratio == pytest.approx(1.5, rel=1e-6)
     assert found.ci95.high / found.ci95.low < 1.00001

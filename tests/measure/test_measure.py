@@ -5,9 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
-import subprocess
-import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +18,12 @@ from compressor import store
 from compressor.artifact import CompressedModel, Form, Head, parameter_count
 from compressor.compare.attribution import read_cells
 from compressor.errors import MeasureError
-from compressor.machine import core_numbers
-from compressor.measure import latency, noise, processes, rounds
+from compressor.measure import noise, processes
 from compressor.measure.accuracy import measure_accuracy
 from compressor.measure.candidate import Candidate
 from compressor.measure.environment import environment
 from compressor.measure.examples import read_examples
-from compressor.measure.latency import Complaint, LatencyResult, measure_latency
+from compressor.measure.latency import Complaint, measure_latency
 from compressor.measure.latency_job import Arms
 from compressor.measure.memory import measure_memory
 from compressor.measure.rounds import NULL
@@ -130,47 +126,6 @@ def test_between_loads_the_models_are_gone(house, scored) -> None:
         assert gc.isenabled() and model() is None
 
 
-@pytest.mark.skipif(len(core_numbers()) < 2, reason="one core, or a system that pins nobody")
-def test_every_thread_leaves_its_core_to_load_and_is_back_when_calls_are_timed() -> None:
-    every = core_numbers()
-    code = f"""
-import os, threading
-from compressor.measure.latency_job import Arms
-threading.Thread(target=threading.Event().wait, daemon=True).start()
-def at():
-    return [sorted(os.sched_getaffinity(int(t))) for t in os.listdir("/proc/self/task")]
-os.sched_setaffinity(0, {every[:1]})
-arms = Arms({{"cores": {every[-1:]}, "all_cores": {every}}})
-for what in "roam", "begin":
-    arms.reply({{"do": what}})
-    print(at())
-"""
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    roaming, timed = map(json.loads, ended.stdout.splitlines())
-    assert len(roaming) == len(timed) >= 2
-    assert all(cores == every for cores in roaming) and all(cores == every[-1:] for cores in timed)
-
-
-@pytest.mark.skipif(len(core_numbers()) < 2, reason="one core, or a system that pins nobody")
-@pytest.mark.parametrize("runtime", ["torch", "onnxruntime", "openvino"])
-def test_no_runtime_leaves_its_core_in_a_timed_call(house, scored, tmp_path: Path, runtime: str) -> None:
-    if why := get_runtime(runtime).available():
-        pytest.skip(why)
-    place = latency._place(scored[1], get_runtime(runtime))
-    with rounds._worker(runtime, replace(house.bench, threads=1), tmp_path, place) as worker:
-        for load in range(2):
-            if load:
-                worker.ask(do="roam")
-            worker.ask(do="load", arm="student", **place)
-            worker.ask(do="warm", arm="student", calls=3)
-            worker.ask(do="begin")
-            for text in range(house.bench.texts):
-                worker.ask(do="call", arm="student", text=text)
-                threads = [int(task.name) for task in Path(f"/proc/{worker._process.pid}/task").iterdir()]
-                assert {tuple(os.sched_getaffinity(thread)) for thread in threads} == {tuple(core_numbers()[-1:])}
-            worker.ask(do="end")
-
-
 @pytest.mark.skipif(bool(get_runtime("torch_compile").available()), reason="no C++ compiler")
 def test_compiled_models_are_loaded_more_often_than_torch_compiles_one_code(house, scored, tmp_path: Path) -> None:
     bench = replace(house.bench, runtimes=["torch_compile"], loads=4, blocks=4, repeats=0)  # of 3 arms: torch allows 8
@@ -198,88 +153,6 @@ def test_a_teacher_that_padding_changes_is_said_not_to_be_timed_padded(house, sc
     found = measure_latency(scored, bench, tmp_path, seed=0, padded=tmp_path / "padded.npz").runtimes[0]
     assert found.padded is None and "logits differ" in found.refusals[PADDED]
     assert list(found.timed) == ["teacher", "student"]
-
-
-def on_torch(house, scored, tmp_path: Path, **changes) -> LatencyResult:
-    return measure_latency(scored, replace(house.bench, runtimes=["torch"], **changes), tmp_path, seed=0).runtimes[0]
-
-
-def test_a_model_that_computes_something_else_is_refused(
-    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
-) -> None:
-    monkeypatch.setattr(processes, "OPENER", "worker_openers:disturbed")
-    found = on_torch(house, scored, tmp_path)
-    assert set(found.refusals) == {"teacher", "student"}
-    assert "logits differ by up to 1.0e-02" in found.refusals["teacher"]
-    assert found.timed == {}
-    assert found.null is None
-
-
-@pytest.mark.parametrize(
-    ("opener", "words", "timeout_s"),
-    [
-        ("student_crashes", "SIGSEGV", 120.0),
-        ("student_raises", "RuntimeError: the student broke", 120.0),
-        ("student_crashes_late", "SIGSEGV", 120.0),
-        ("student_hangs", "gave no answer within 20 s", 20.0),
-    ],
-)
-def test_whoever_fails_is_refused_and_the_others_are_timed(
-    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers, opener: str, words: str, timeout_s: float
-) -> None:
-    monkeypatch.setattr(processes, "OPENER", f"worker_openers:{opener}")
-    found = on_torch(house, scored, tmp_path, timeout_s=timeout_s)
-    assert list(found.timed) == ["teacher"] and found.null is not None
-    assert words in found.refusals["student"]
-    assert not processes.running
-
-
-@pytest.mark.parametrize(
-    ("way", "words"),
-    [("raise", "RuntimeError: the student broke"), ("crash", "SIGSEGV"), ("hang", "gave no answer within 20 s")],
-)
-def test_who_fails_while_others_are_loaded_beside_is_the_only_one_refused(
-    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers, way: str, words: str
-) -> None:
-    """With this seed the teacher is opened to get ready, so that the student's second opening is that of the second load."""
-    monkeypatch.setattr(processes, "OPENER", "worker_openers:student_fails_beside")
-    monkeypatch.setenv("STUDENT_FAILS_AT", "2")
-    monkeypatch.setenv("STUDENT_FAILS_BY", way)
-    bench = replace(house.bench, runtimes=["onnxruntime", "torch"], repeats=0, timeout_s=20.0)
-    other, found = measure_latency(scored, bench, tmp_path, seed=0).runtimes
-    assert list(other.timed) == ["teacher", "student"] and other.null is not None and other.refusals == {}
-    assert list(found.timed) == ["teacher"] and found.null is not None
-    assert words in found.refusals["student"]
-    assert not processes.running
-
-
-def test_where_all_are_refused_nobody_is_waited_for(
-    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
-) -> None:
-    monkeypatch.setattr(processes, "OPENER", "worker_openers:raises")
-    found = on_torch(house, scored, tmp_path)
-    assert found.timed == {} and found.null is None
-    assert found.refusals == dict.fromkeys(["teacher", "student"], "RuntimeError: the opener broke")
-
-
-@pytest.mark.parametrize(("number", "timed"), [(4, ["teacher", "student"]), (5, ["student"])])
-def test_who_fails_at_a_later_load_ends_nobody_else(
-    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers, number: int, timed: list[str]
-) -> None:
-    """With this seed the teacher is opened to get ready, and the second load begins with the null arm: its fourth opening."""
-    monkeypatch.setattr(processes, "OPENER", "worker_openers:teacher_fails_later")
-    monkeypatch.setenv("TEACHER_FAILS_AT", str(number))
-    found = measure_latency(scored, replace(house.bench, runtimes=["torch"], repeats=0), tmp_path, seed=0).runtimes[0]
-    assert list(found.timed) == timed and found.null is None
-    assert found.refusals == ({} if "teacher" in timed else {"teacher": "RuntimeError: the teacher broke"})
-
-
-def test_where_the_baseline_fails_there_is_no_null_arm(
-    house, scored, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, openers
-) -> None:
-    monkeypatch.setattr(processes, "OPENER", "worker_openers:student_crashes")
-    found = on_torch(house, [scored[1], scored[0]], tmp_path)
-    assert list(found.timed) == ["teacher"] and found.null is None
 
 
 def test_int8_is_scored_and_timed_as_it_is(house, scored, tmp_path: Path) -> None:
@@ -356,7 +229,6 @@ def test_shared_parameters_count_once() -> None:
 
 
 def test_environment_is_plain_and_keeps_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    import json
 
     monkeypatch.setenv("HF_TOKEN", "very-secret")
     monkeypatch.setenv("WANDB_API_KEY", "very-secret")
