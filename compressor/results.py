@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from compressor.errors import StoreError
 
 SCHEMA_VERSION = 3
+NULL = "(first, loaded again)"  # the null arm, in raw timings: the teacher a second time
 PADDED = "(first, padded)"  # the teacher on padded texts, in raw timings
 OK = "ok"  # the other statuses are "failed(<reason>)" and "skipped(duplicate of <N>)"
 

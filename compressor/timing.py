@@ -8,13 +8,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from compressor.compare.bootstrap import both_loads
 from compressor.compare.stability import doubts, unknown
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
 from compressor.compare.verdicts import compare_latency
 from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun, LatencySamples
-from compressor.measure.rounds import NULL, Samples
+from compressor.measure.rounds import Samples
 from compressor.measure.scenarios import Plan, Scenario
-from compressor.results import Latency, Percentile, ScenarioSpeed
+from compressor.results import NULL, Latency, Percentile, ScenarioSpeed
 from compressor.runtimes import get_runtime
 
 _PERCENTILES: Final = (0.9, 0.95, 0.99)
@@ -152,7 +153,8 @@ def _unknown(name: str, baseline: str, timed: LatencyResult, seed: int) -> list[
     base = timed.timed.get(baseline)
     if base is None or name == baseline:
         return []
-    return list(filter(None, [unknown(name, timed.timed[name].samples_ns, base.samples_ns, seed=seed)]))
+    beside = both_loads(base.samples_ns, None if timed.null is None else timed.null.samples_ns)
+    return list(filter(None, [unknown(name, timed.timed[name].samples_ns, beside, seed=seed)]))
 
 
 def _doubts(runtime: str, run: LatencyRun) -> tuple[str, ...]:

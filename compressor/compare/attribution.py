@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compressor.compare.bootstrap import speed_up
+from compressor.compare.bootstrap import Calls, both_loads, speed_up
 from compressor.compare.statistics import Interval
 from compressor.config import EAGER
 from compressor.errors import StoreError
-from compressor.results import PADDED, LineageStep
+from compressor.results import NULL, PADDED, LineageStep
 
 # The same engine on the same device in float32: what is between the two is precision alone.
 _IN_FP32: Final = {
@@ -26,7 +25,7 @@ _IN_FP32: Final = {
     "torch_compile_bf16_cuda": "torch_compile_cuda",
 }
 # (candidate, runtime) -> nanoseconds, [rounds, loads, blocks, texts]
-Cells = Mapping[tuple[str, str], NDArray[np.int64]]
+Cells = Mapping[tuple[str, str], Calls]
 Lineages = Mapping[str, Sequence[LineageStep]]
 
 
@@ -105,6 +104,7 @@ def attribute(
         None where the teacher was not timed in eager torch or on this runtime, or the candidate not on this runtime.
     """
     start = next((name for name in EAGER if (teacher, name) in cells), None)
+    cells = _by_both_loads(cells, teacher)
     there, end = cells.get((teacher, runtime)), cells.get((candidate, runtime))
     if start is None or there is None or end is None:
         return None
@@ -135,6 +135,12 @@ def attribute(
     )
 
 
+def _by_both_loads(cells: Cells, teacher: str) -> Cells:
+    """Return the cells with the teacher's calls as ratios are taken to them."""
+    of_teacher = [(model, runtime) for model, runtime in cells if model == teacher]
+    return {**cells, **{cell: both_loads(cells[cell], cells.get((NULL, cell[1]))) for cell in of_teacher}}
+
+
 def _way(candidate: str, runtime: str, lineages: Lineages, cells: Cells) -> list[tuple[int, str]]:
     """Return the timed models whose chains begin the candidate's, with the length of their chains, shortest first."""
     whole = [(step.method, dict(step.config)) for step in lineages[candidate]]
@@ -146,6 +152,6 @@ def _way(candidate: str, runtime: str, lineages: Lineages, cells: Cells) -> list
     return [*sorted(found.items()), (len(whole), candidate)]
 
 
-def _part(name: str, ours: NDArray[np.int64], theirs: NDArray[np.int64], seed: int) -> SpeedPart:
+def _part(name: str, ours: Calls, theirs: Calls, seed: int) -> SpeedPart:
     found = speed_up(ours, theirs, seed=seed)
     return SpeedPart(name=name, ratio=found.ratio, ci95=found.ci95)

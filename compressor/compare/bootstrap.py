@@ -24,6 +24,8 @@ _RANK_RESAMPLES = 2_000  # each recomputes the ranks
 _FEWEST_PAIRED = 6  # loads
 _CHUNK_CELLS = 4_000_000  # bounds the memory of one draw
 
+Calls = NDArray[np.int64] | NDArray[np.float64]  # nanoseconds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -120,7 +122,17 @@ class SpeedUp:
         return math.exp(half * 2.8 / 1.96)
 
 
-def speed_up(candidate_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> SpeedUp:
+def both_loads(baseline_ns: Calls, null_ns: Calls | None) -> Calls:
+    """Return what a candidate's calls are compared with: call by call, the geometric mean of the baseline's two loads.
+
+    It varies less than one load, and the difference of the two, which is the instrument's check upon itself, then says nothing
+    of the error in the ratio: half a sum and a difference of two loads that vary alike are not correlated. Without a null arm
+    it is the baseline.
+    """
+    return baseline_ns if null_ns is None else np.sqrt(baseline_ns * null_ns.astype(np.float64))
+
+
+def speed_up(candidate_ns: Calls, baseline_ns: Calls, *, seed: int) -> SpeedUp:
     """Compare interleaved samples, [blocks, texts], [loads, blocks, texts] or [rounds, loads, blocks, texts] each.
 
     The ratio is exp(mean over blocks of the centre over texts of log(baseline / candidate)): calls are paired by text, and the

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compressor.compare.bootstrap import speed_up
+from compressor.compare.bootstrap import Calls, speed_up
 from compressor.compare.verdicts import NOISE
 
 MAX_HALF_WIDTH: Final = 0.01  # of a ratio's 95 % interval
@@ -15,8 +14,8 @@ MAX_DRIFT: Final = 0.10  # interquartile range of the block medians over their m
 
 
 def doubts(
-    baseline_ns: NDArray[np.int64],
-    null_ns: NDArray[np.int64] | None,
+    baseline_ns: Calls,
+    null_ns: Calls | None,
     *,
     seed: int,
 ) -> list[str]:
@@ -37,7 +36,7 @@ def doubts(
     return said
 
 
-def unknown(name: str, samples_ns: NDArray[np.int64], baseline_ns: NDArray[np.int64], *, seed: int) -> str | None:
+def unknown(name: str, samples_ns: Calls, baseline_ns: Calls, *, seed: int) -> str | None:
     """Say so where the samples of all rounds do not tell a ratio to 1 %; more loads would (`bench.loads`)."""
     found = speed_up(samples_ns, baseline_ns, seed=seed)
     half = (found.ci95.high - found.ci95.low) / 2 / found.ratio

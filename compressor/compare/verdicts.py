@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from compressor.compare.bootstrap import SpeedUp, paired_difference, speed_up
+from compressor.compare.bootstrap import Calls, SpeedUp, both_loads, paired_difference, speed_up
 from compressor.compare.paired_tests import discordant, paired_p_value
 from compressor.compare.statistics import Interval, detectable_difference
 
@@ -160,20 +157,20 @@ def compare_accuracy(
 
 
 def compare_latency(
-    candidate_ns: NDArray[np.int64],
-    baseline_ns: NDArray[np.int64],
+    candidate_ns: Calls,
+    baseline_ns: Calls,
     *,
-    null_ns: NDArray[np.int64] | None = None,
+    null_ns: Calls | None = None,
     names: tuple[str, str],
     runtime: str,
     seed: int,
 ) -> LatencyVerdict:
-    """Judge interleaved samples as `speed_up` takes them.
+    """Judge interleaved samples as `speed_up` takes them, against `both_loads` of the baseline where there is a null arm.
 
     `faster` or `slower` when the 95 % interval lies wholly beyond the noise threshold, `equivalent` when the 90 % one
-    lies wholly within 2 % of 1. The threshold is `noise_of` the null arm.
+    lies wholly within 2 % of 1. The threshold is `noise_of` the null arm; where that is above 2 %, nothing is equivalent.
     """
-    found = speed_up(candidate_ns, baseline_ns, seed=seed)
+    found = speed_up(candidate_ns, both_loads(baseline_ns, null_ns), seed=seed)
     null_ratio = None if null_ns is None else speed_up(null_ns, baseline_ns, seed=seed).ratio
     word = latency_word(found.ci95, found.ci90, noise_of(null_ratio))
     return LatencyVerdict(
@@ -184,18 +181,22 @@ def compare_latency(
 def noise_of(null_ratio: float | None) -> float:
     """Return how close to 1 a ratio is never called a difference: 1 %, or twice what the null arm shows.
 
-    Where a model lies in memory moves the null arm and the candidate alike, and one draw of that is no bound for another.
+    Where a model lies in memory moves each load of each model, and one draw of that is no bound for another.
     """
     return NOISE if null_ratio is None else max(NOISE, 2 * abs(null_ratio - 1))
 
 
 def latency_word(ci95: Interval, ci90: Interval, noise: float) -> Word:
-    """Return the verdict on a speed-up from its intervals; ratios within `noise` of 1 are no difference."""
+    """Return the verdict on a speed-up from its intervals; ratios within `noise` of 1 are no difference.
+
+    An instrument whose noise is above `SAME` cannot tell that two are the same.
+    """
     if ci95.low > 1 + noise:
         return Word.faster
     if ci95.high < 1 - noise:
         return Word.slower
-    return Word.equivalent if ci90.low > 1 - SAME and ci90.high < 1 + SAME else Word.inconclusive
+    told = noise <= SAME and ci90.low > 1 - SAME and ci90.high < 1 + SAME
+    return Word.equivalent if told else Word.inconclusive
 
 
 def accuracy_word(better: Interval, allowed: float) -> Word:

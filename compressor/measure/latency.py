@@ -20,9 +20,9 @@ from compressor.config import EAGER
 from compressor.measure import noise
 from compressor.measure.accuracy import AccuracyResult
 from compressor.measure.energy import Energy, Meter, total
-from compressor.measure.rounds import NULL, Samples, Taken, run_round
+from compressor.measure.rounds import Samples, Taken, run_round
 from compressor.measure.schedule import Arm
-from compressor.results import PADDED
+from compressor.results import NULL, PADDED
 from compressor.runtimes import Runtime, get_runtime
 
 if TYPE_CHECKING:

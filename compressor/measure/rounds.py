@@ -21,12 +21,11 @@ from compressor.measure.energy import Energy, Meter
 from compressor.measure.processes import side_by_side
 from compressor.measure.schedule import Arm, load_order, schedule
 from compressor.measure.talk import Hung, Talker
-from compressor.results import PADDED
+from compressor.results import NULL, PADDED
 
 if TYPE_CHECKING:
     from compressor.config import BenchConfig
 
-NULL = "(first, loaded again)"  # the null arm: any ratio but 1 that it shows is the instrument's own error
 CONTROLS = frozenset({NULL, PADDED})  # arms that are no candidate's own
 
 _FEWEST_TURNS: Final = 2

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from compressor.measure.latency import LatencyResult
-from compressor.measure.rounds import NULL
-from compressor.results import PADDED
+from compressor.results import NULL, PADDED
 
 
 def write_samples(result: LatencyResult, path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from compressor.compare.attribution import attribute, read_cells
 from compressor.errors import StoreError
-from compressor.results import PADDED, LineageStep
+from compressor.results import NULL, PADDED, LineageStep
 
 
 def step(method: str, **config) -> LineageStep:
@@ -88,6 +88,12 @@ def test_not_padding_has_a_part_where_the_teacher_was_timed_padded() -> None:
     assert [p.name for p in found.parts] == ["no padding", "runtime onnxruntime", "distill", "int8_onnx"]
     assert [p.ratio for p in found.parts] == pytest.approx([2.5, 1.9, 2.0, 2.2], rel=0.01)
     assert found.total.ratio == pytest.approx(2.5 * 1.9 * 2.0 * 2.2, rel=0.01)
+
+
+def test_where_the_teacher_was_loaded_twice_every_part_is_taken_to_both_loads() -> None:
+    once, twice = split(), split({**CELLS, (NULL, "torch"): samples(1.21, 9), (NULL, "onnxruntime"): samples(1.9, 10)})
+    assert [p.ratio for p in twice.parts] == pytest.approx([1.9 / 1.1, 2.0, 2.2], rel=0.01)
+    assert twice.total.ratio == pytest.approx(once.total.ratio / 1.1, rel=0.01)
 
 
 @pytest.mark.parametrize(

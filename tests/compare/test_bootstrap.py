@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import interval_coverage as coverage  # noqa: E402 - found through the line above
 
-from compressor.compare.bootstrap import centre, metric_estimate, paired_difference, speed_up
+from compressor.compare.bootstrap import both_loads, centre, metric_estimate, paired_difference, speed_up
 from compressor.tasks.metrics import Accuracy, EntityF1, Pearson, Spearman
 
 LABELS = ("no", "yes")
@@ -148,6 +148,29 @@ def test_the_centre_varies_less_than_the_median_and_no_spike_moves_it_far() -> N
     spiked = normal[:100].copy()
     spiked[:, :3] = 1e6  # of twelve
     assert np.abs(centre(spiked) - centre(normal[:100])).max() < 2
+
+
+def test_two_loads_of_the_baseline_are_compared_with_by_their_geometric_mean() -> None:
+    base, null = np.array([[4_000_000_000, 9_000_000]]), np.array([[9_000_000_000, 4_000_000]])
+    assert both_loads(base, null) == pytest.approx(np.array([[6e9, 6e6]]))
+    assert both_loads(base, None) is base
+
+
+def test_the_null_arm_says_nothing_of_the_error_in_a_ratio_to_both_loads() -> None:
+    """Of three loads that vary alike, the ratio to one shares half its variance with the null arm's, that to both none."""
+    rng = np.random.default_rng(0)
+    ours, base, null = (
+        1e7 * np.exp(rng.normal(0, 0.01, (2000, 6, 2, 5)).mean(axis=(2, 3), keepdims=True)) for _ in range(3)
+    )
+    ours, base, null = (np.broadcast_to(ns, (2000, 6, 2, 5)) for ns in (ours, base, null))
+
+    def ratios(candidate: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+        return np.log([speed_up(c, b, seed=0).ratio for c, b in zip(candidate, baseline, strict=True)])
+
+    check, one, both = ratios(null, base), ratios(ours, base), ratios(ours, both_loads(base, null))
+    assert np.corrcoef(check, one)[0, 1] == pytest.approx(0.5, abs=0.06)
+    assert np.corrcoef(check, both)[0, 1] == pytest.approx(0.0, abs=0.06)
+    assert both.var() / one.var() == pytest.approx(0.75, abs=0.06)
 
 
 def test_speed_up_is_the_ratio_of_constant_samples() -> None:

@@ -26,12 +26,11 @@ from compressor.measure.examples import read_examples
 from compressor.measure.latency import Complaint, measure_latency
 from compressor.measure.latency_job import Arms
 from compressor.measure.memory import measure_memory
-from compressor.measure.rounds import NULL
 from compressor.measure.samples import write_samples
 from compressor.measure.schedule import Arm
 from compressor.measure.size import count_parameters, measure_size
 from compressor.measure.workload import Replay, pad_replay
-from compressor.results import PADDED
+from compressor.results import NULL, PADDED
 from compressor.runtimes import get_runtime
 from compressor.tasks.base import Padding
 from compressor.testing.tiny import tiny_bert
