@@ -81,8 +81,8 @@ def instrument(runs: Runs) -> list[str]:
     )
     return [
         "In these rows every model was loaded once and the teacher first, which makes a model a little slower; today all are",
-        "loaded several times in changing order, the interval is over loads (`bench.loads`), and ratios are taken to two loads of",
-        f"the teacher together. How much faster the teacher's second load was: {means}.",
+        "loaded several times in changing order, the interval is over loads (`bench.loads`), and ratios are taken to both of",
+        f"the teacher's. How much faster the teacher's second load was: {means}.",
         "By as much as the means the speed-ups are too good, and by such deviations a speed-up would differ in another load,",
         "which its interval on this page does not hold.",
     ]
