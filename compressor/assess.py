@@ -20,13 +20,13 @@ from compressor.compare.records import (
     metric_values,
 )
 from compressor.compare.texts import write_texts
-from compressor.compare.verdicts import compare_accuracy, compare_latency
+from compressor.compare.verdicts import compare_accuracy
 from compressor.config import RunConfig
 from compressor.families import most_tokens
 from compressor.measure.accuracy import AccuracyResult, measure_accuracies
 from compressor.measure.candidate import Candidate
 from compressor.measure.energy import Meter
-from compressor.measure.environment import environment
+from compressor.measure.environment import busy, environment
 from compressor.measure.examples import write_examples
 from compressor.measure.latency import LatencyRun, measure_latency
 from compressor.measure.lone import alone_on_this_machine
@@ -42,7 +42,7 @@ from compressor.runtimes import get_runtime
 from compressor.tasks import TASK_TYPES
 from compressor.tasks.base import Padding, Task
 from compressor.tasks.data import TaskData
-from compressor.timing import judge_rounds, latency_record, round_records, scenario_records
+from compressor.timing import compare_speeds, judge_rounds, latency_record, round_records, scenario_records
 
 if TYPE_CHECKING:
     from compressor.training.progress import Progress
@@ -91,6 +91,7 @@ def assess(
         MeasureError: A measuring process failed.
         StoreError: What it wrote cannot be read, or is of other examples than the teacher's.
     """
+    before = busy()
     measured = _measure(entries, task, data, config, folder, progress)
     for entry in entries:
         require_saved_is_what_was_made(entry.artifact, measured.scored[entry.name])
@@ -112,6 +113,7 @@ def assess(
         ),
         environment={
             **environment(threads=config.bench.threads),
+            "before_measuring": before,
             "data": data.fingerprint,
             "workload": _workload_record(measured, config),
             "rounds": round_records(measured.latency),
@@ -295,36 +297,24 @@ def _supported_tasks(artifact: CompressedModel) -> tuple[str, ...] | None:
     return tuple(name for name in TASK_TYPES if all(tasks is None or name in tasks for tasks in declared))
 
 
-def _comparisons(entry: Entry, teacher: Entry, measured: Measured, task: Task, config: RunConfig) -> list[Comparison]:
-    names = entry.name, teacher.name
+def _comparisons(entry: Entry, baseline: Entry, measured: Measured, task: Task, config: RunConfig) -> list[Comparison]:
     found = []
     for split, table in measured.tables[entry.name].items():
         for metric in task.metrics:
             verdict = compare_accuracy(
                 metric,
                 table.predictions,
-                measured.tables[teacher.name][split].predictions,
+                measured.tables[baseline.name][split].predictions,
                 table.references,
                 task.label_names,
-                names=names,
+                names=(entry.name, baseline.name),
                 seed=config.seed,
                 margin=config.bench.margin,
                 metric_name=metric_name(metric, split),
             )
             found.append(accuracy_comparison(verdict))
-    for timed in measured.latency.runtimes:
-        if entry.name not in timed.timed or teacher.name not in timed.timed:
-            continue
-        speed = compare_latency(
-            timed.timed[entry.name].samples_ns,
-            timed.timed[teacher.name].samples_ns,
-            null_ns=None if timed.null is None else timed.null.samples_ns,
-            names=names,
-            runtime=timed.runtime,
-            seed=config.seed,
-        )
-        found.append(latency_comparison(speed))
-    return found
+    speeds = (compare_speeds(entry.name, baseline.name, t, seed=config.seed) for t in measured.latency.runtimes)
+    return found + [latency_comparison(speed) for speed in speeds if speed is not None]
 
 
 def _notes(entries: Sequence[Entry]) -> tuple[str, ...]:

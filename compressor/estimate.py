@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compressor.artifact import CompressedModel
-from compressor.config import Precision, RunConfig
+from compressor.config import BenchConfig, Precision, RunConfig
 from compressor.families import forward_inputs
 from compressor.machine import usable_cores
 from compressor.pipeline import Link
@@ -22,6 +22,11 @@ SCORE_SECONDS = 35.0  # scoring and exporting one candidate, and its memory
 # Of one model on one runtime, on two cores of an EPYC (Zen 5):
 CALLS_SECONDS = 3.0  # 240 calls
 LOAD_SECONDS = 0.5
+PADDED_COST = 5.0  # a text padded to the 128 tokens that a task takes, over one of the usual twenty-odd
+# What `compressor.measure` does in the further scenarios, which lies above this module:
+THROUGHPUT_BATCHES, THROUGHPUT_LOADS = 4, 6  # each load sees every batch once, untimed
+SURFACE_BLOCKS, SURFACE_LOADS = 6, 3
+SURFACE_TOKENS = 29_520  # of all shapes together
 
 
 def estimate_seconds(
@@ -37,15 +42,10 @@ def estimate_seconds(
     A forward of the teacher is timed on real texts. A training link is charged its student's share of the teacher's layers,
     and one teacher pass if it reads teacher signals.
     """
-    per_text = _forward_seconds_per_text(teacher, task, data, resolve_precision(config.train.precision, device), device)
-    bench = config.bench
-    calls = CALLS_SECONDS * bench.blocks * bench.texts / 240
-    ready = LOAD_SECONDS + CALLS_SECONDS * bench.warmup_calls / 240
-    beside = min(len(bench.runtimes), max(1, usable_cores() // bench.threads))  # loads at a time
-    arms = (2 + len(chains)) * len(bench.runtimes)  # with the null arm
-    settling = max(bench.warmup_seconds, arms * CALLS_SECONDS * 2 / 240)
-    total = SCORE_SECONDS * (1 + len(chains))
-    total += bench.rounds * (arms * (calls + (1 + (bench.loads - 1) / beside) * ready) + bench.loads * settling)
+    precision = resolve_precision(config.train.precision, device)
+    per_text, tokens = _forward_seconds_per_text(teacher, task, data, precision, device)
+    models = 1 + len(chains)
+    total = SCORE_SECONDS * models + _timing_seconds(config.bench, models, per_text, tokens)
     for links in chains.values():
         for link in links:
             wants = link.method.capabilities
@@ -57,9 +57,29 @@ def estimate_seconds(
     return total
 
 
+def _timing_seconds(bench: BenchConfig, models: int, per_text: float, tokens: float) -> float:
+    """Return the seconds of all scenarios; in those of whole batches every model is charged like the teacher."""
+    arms = (models + 1) * len(bench.runtimes)  # with the null arm
+    calls = CALLS_SECONDS * bench.blocks * bench.texts / 240
+    ready = LOAD_SECONDS + CALLS_SECONDS * bench.warmup_calls / 240
+    beside = min(len(bench.runtimes), max(1, usable_cores() // bench.threads))  # loads at a time
+    settling = max(bench.warmup_seconds, arms * CALLS_SECONDS * 2 / 240)
+    single = bench.rounds * (arms * (calls + (1 + (bench.loads - 1) / beside) * ready) + bench.loads * settling)
+    total = single * (1 + bench.end_to_end)
+    if bench.padded:
+        total += bench.rounds * calls * PADDED_COST
+    if bench.throughput:
+        passes = bench.rounds * arms * (bench.blocks + THROUGHPUT_LOADS)
+        total += passes * THROUGHPUT_BATCHES * bench.throughput_batch * per_text
+    if bench.surface:
+        total += arms * (SURFACE_BLOCKS + SURFACE_LOADS) * SURFACE_TOKENS * per_text / tokens
+    return total
+
+
 def _forward_seconds_per_text(
     teacher: CompressedModel, task: Task, data: TaskData, precision: Precision, device: str
-) -> float:
+) -> tuple[float, float]:
+    """Return the seconds of a text in a batch of eight, and its tokens with padding."""
     import torch
 
     step = max(1, len(data.train) // 64)
@@ -74,4 +94,5 @@ def _forward_seconds_per_text(
             model(**forward_inputs(model, batch.inputs)).logits.sum().item()  # waits for the device
             timings.append(time.perf_counter() - start)
     model.cpu()
-    return min(timings) / max(1, len(batch.ids))
+    texts = max(1, len(batch.ids))
+    return min(timings) / texts, batch.inputs["input_ids"].numel() / texts

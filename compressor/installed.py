@@ -5,6 +5,7 @@ Read from the packages' metadata, which costs milliseconds; nothing is imported 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from importlib import metadata
@@ -21,6 +22,12 @@ OURS: Final = "encoder-compressor"
 def versions(names: Iterable[str]) -> dict[str, str]:
     """Return the versions of those of these distributions that are installed."""
     return {name: version for name in names if (version := _version(name))}
+
+
+def digest() -> str:
+    """Return the SHA-256 of the names and versions of all that is installed, as a lock file would list them."""
+    found = {f"{one.name.lower()}=={one.version}" for one in metadata.distributions() if one.name}
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
 
 
 def wrong_version(name: str) -> str | None:

@@ -71,6 +71,7 @@ class Latency:
     load_seconds: float | None = None  # libraries imported, files warm
     first_call_seconds: float | None = None
     unstable: tuple[str, ...] = ()  # why the machine's noise puts the numbers in doubt
+    warmup_calls: int | None = _later(None)  # after each load, before calls were timed
     cuda_peak_bytes: int | None = _later(None)  # what torch allocated on the device at most; None on the CPU
 
 
@@ -177,7 +178,7 @@ class Comparison:
     difference: float | None = None
     runtime: str | None = None
     ratio: float | None = None
-    null_ratio: float | None = None  # the instrument's own error: the baseline against its second load
+    null_ratio: float | None = None  # the instrument's own error: the teacher's second load against its first
     p_value: float | None = None  # of a metric, two-sided and paired, of this comparison alone
     margin: float | None = None  # what may be lost and still count as equivalent, in the metric's unit
     keeps_99: bool | None = None  # the whole interval lies above a loss of 1 % of the baseline's value

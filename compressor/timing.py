@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.compare.bootstrap import both_loads
+from compressor.compare.bootstrap import Calls, speed_up
 from compressor.compare.stability import doubts, unknown
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
-from compressor.compare.verdicts import compare_latency
-from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun, LatencySamples
+from compressor.compare.verdicts import LatencyVerdict, compare_latency
+from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun
 from compressor.measure.rounds import Samples
 from compressor.measure.scenarios import Plan, Scenario
 from compressor.results import NULL, Latency, Percentile, ScenarioSpeed
@@ -33,6 +33,43 @@ def judge_rounds(baseline: str, seed: int) -> Judge:
         return said
 
     return judge
+
+
+def compare_speeds(
+    name: str,
+    baseline: str,
+    timed: LatencyResult,
+    *,
+    seed: int,
+    part: Callable[[Calls], Calls] = lambda samples_ns: samples_ns,
+) -> LatencyVerdict | None:
+    """Judge a model's calls on a runtime against another's; None where one of them was not timed, or there is one only.
+
+    The null arm is a second load of the experiment's first model. Where that is the baseline, ratios are taken to both loads;
+    against any other it is the check and nothing more.
+
+    Args:
+        name: The model.
+        baseline: The other.
+        timed: What was timed on the runtime.
+        seed: Seed of the bootstrap.
+        part: Takes from each model's samples those that are compared.
+    """
+    if name == baseline or name not in timed.timed or baseline not in timed.timed:
+        return None
+    first = next(iter(timed.timed))  # the null arm goes where it goes
+    ours, theirs, loaded_once = (part(timed.timed[n].samples_ns) for n in (name, baseline, first))
+    again = None if timed.null is None else part(timed.null.samples_ns)
+    of_another = again is not None and baseline != first
+    return compare_latency(
+        ours,
+        theirs,
+        null_ns=None if of_another else again,
+        null_ratio=speed_up(again, loaded_once, seed=seed).ratio if again is not None and of_another else None,
+        names=(name, baseline),
+        runtime=timed.runtime,
+        seed=seed,
+    )
 
 
 def round_records(run: LatencyRun) -> list[dict[str, Any]]:
@@ -80,7 +117,8 @@ def latency_record(
         rounds=sum(r.kept for r in run.rounds),
         load_seconds=samples.load_seconds,
         first_call_seconds=samples.first_call_seconds,
-        unstable=(*_doubts(timed.runtime, run), *_unknown(name, baseline, timed, seed)),
+        warmup_calls=samples.warmup_calls,
+        unstable=(*_doubts(timed, run), *_unknown(compare_speeds(name, baseline, timed, seed=seed))),
         cuda_peak_bytes=cuda_peak_bytes,
     )
 
@@ -105,28 +143,23 @@ def _of_scenario(
     if name not in timed.timed:
         yield ScenarioSpeed(**common, batch_size=timed.batch_size, refusal=timed.refusals.get(name, "it was not timed"))
         return
-    ours, theirs = timed.timed[name], timed.timed.get(baseline)
-    common |= {"rounds": sum(r.kept for r in run.rounds), "unstable": _doubts(timed.runtime, run)}
+    ours = timed.timed[name]
+    common |= {"rounds": sum(r.kept for r in run.rounds)}
     texts, ranges = 0, [(slice(None), {"batch_size": timed.batch_size})]
     if scenario is Scenario.surface:
         cells = enumerate(plan.surface)
         ranges = [(slice(i, i + 1), {"batch_size": c.batch_size, "length": c.length}) for i, c in cells]
     elif scenario is Scenario.throughput and plan.throughput is not None:
         texts = plan.throughput.texts
-
-    def part(samples: LatencySamples | None, where: slice) -> NDArray[np.int64] | None:
-        if samples is None:
-            return None
-        chosen = samples.samples_ns[..., where]
-        return chosen.sum(axis=-1, keepdims=True) if texts else chosen  # a pass over all batches is one sample
-
     for where, shape in ranges:
-        samples, base, null = (part(one, where) for one in (ours, theirs, timed.null))
-        assert samples is not None
-        found: dict[str, Any] = common | shape | _figure(samples.ravel() / 1e6, texts)
-        if base is not None and name != baseline:
-            names = name, baseline
-            speed = compare_latency(samples, base, null_ns=null, names=names, runtime=timed.runtime, seed=seed)
+
+        def part(samples_ns: Calls, where: slice = where) -> Calls:
+            chosen = samples_ns[..., where]
+            return chosen.sum(axis=-1, keepdims=True) if texts else chosen  # a pass over all batches is one sample
+
+        found: dict[str, Any] = common | shape | _figure(part(ours.samples_ns).ravel() / 1e6, texts)
+        speed = compare_speeds(name, baseline, timed, seed=seed, part=part)
+        if speed is not None:
             ci95 = speed.speed_up.ci95
             found |= {"ratio": speed.speed_up.ratio, "ratio_ci95": (ci95.low, ci95.high)}
             found |= {"verdict": speed.word.value, "null_ratio": speed.null_ratio}
@@ -134,7 +167,10 @@ def _of_scenario(
             joules, batches = ours.energy.joules, ours.samples_ns.shape[-1]
             found["joules_per_text"] = None if joules is None else joules / (ours.energy.calls / batches * texts)
             found["energy_unavailable"] = ours.energy.reason
-        yield ScenarioSpeed(**found)
+        doubts = _doubts(timed, run)
+        if scenario is not Scenario.surface:  # too few loads to know any of its ratios so well
+            doubts += tuple(_unknown(speed))
+        yield ScenarioSpeed(**found, unstable=doubts)
 
 
 def _figure(calls_ms: NDArray[np.float64], texts: int) -> dict[str, Any]:
@@ -148,16 +184,14 @@ def _figure(calls_ms: NDArray[np.float64], texts: int) -> dict[str, Any]:
     }
 
 
-def _unknown(name: str, baseline: str, timed: LatencyResult, seed: int) -> list[str]:
-    """Say so where all rounds together do not tell the ratio to the baseline to 1 %."""
-    base = timed.timed.get(baseline)
-    if base is None or name == baseline:
-        return []
-    beside = both_loads(base.samples_ns, None if timed.null is None else timed.null.samples_ns)
-    return list(filter(None, [unknown(name, timed.timed[name].samples_ns, beside, seed=seed)]))
+def _unknown(speed: LatencyVerdict | None) -> list[str]:
+    return [] if speed is None else list(filter(None, [unknown(speed)]))
 
 
-def _doubts(runtime: str, run: LatencyRun) -> tuple[str, ...]:
+def _doubts(timed: LatencyResult, run: LatencyRun) -> tuple[str, ...]:
     """Return what speaks against the rounds that count, on one runtime, each reason once."""
     kept = [c for r in run.rounds if r.kept for c in r.complaints]
-    return tuple(dict.fromkeys(c.text for c in kept if c.runtime in (None, runtime)))
+    said = [c.text for c in kept if c.runtime in (None, timed.runtime)]
+    if why := timed.refusals.get(NULL):
+        said.append(f"nothing checked the instrument, for the baseline's second load failed: {why}")
+    return tuple(dict.fromkeys(said))

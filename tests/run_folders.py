@@ -51,6 +51,7 @@ class Model:
     speeds: Mapping[str, float] = field(default_factory=lambda: {"torch": 2.0})  # over the teacher; 0 is refused
     methods: Sequence[tuple[str, Mapping[str, Any]]] = (("distill", {"temperature": 2.0}),)
     spread: float = 0.01  # half of the speed-up's interval, as a share
+    null_ratio: float = 1.001
     verdicts: bool = True
     changed: tuple[int, int] | None = None  # answers gained and lost against the teacher, as the run recorded them
 
@@ -209,7 +210,7 @@ def _comparisons(
             detectable_difference=0.02,
             runtime=runtime,
             ratio=speed,
-            null_ratio=1.001,
+            null_ratio=model.null_ratio,
         )
         for runtime, speed in model.speeds.items()
         if speed and teacher.speeds.get(runtime)

@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from compressor import commit, store
+from compressor.compare.attribution import read_cells
+from compressor.compare.bootstrap import speed_up
 from compressor.compare.predictions import read_predictions
 from compressor.compare.texts import read_texts
 from compressor.report.markdown import to_markdown
-from compressor.results import RunResult
+from compressor.results import NULL, RunResult
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -121,10 +123,26 @@ def test_the_result_has_what_was_promised(finished) -> None:
     lengths = [tokens for batch in seen["workload"]["tokens"] for tokens in batch]
     assert lengths == sorted(lengths) and min(lengths) > 2, "the replayed texts, shortest first"
     assert [r["kept"] for r in seen["rounds"]][-1] is True
+    assert set(seen["before_measuring"]) == {"load_average", "cpu_pressure"} and len(seen["installed_sha256"]) == 64
+    assert timed["onnxruntime"]["warmup_calls"] > 0
     judged = compared["finetune", "accuracy"]
     assert judged.margin == pytest.approx(0.05 * result.teacher.metrics["accuracy"].value)
     assert judged.p_value is not None and judged.keeps_99 is not None
     assert result.task_type == "classification" and len(result.label_names) == 2
+
+
+def test_a_ratio_to_a_baseline_is_that_of_their_calls_and_checked_by_the_teachers_two_loads(finished) -> None:
+    folder, _ = finished
+    result = RunResult.from_json(json.loads((folder / "result.json").read_text()))
+    calls = read_cells(folder)
+    teacher, again, finetune, chain = (
+        calls[name, "onnxruntime"] for name in ("teacher", NULL, "finetune", "distill+int8_dynamic")
+    )
+    found = {c.baseline: c for c in result.comparisons if c.candidate == result.candidates[1].name and c.runtime}
+    assert found["finetune"].ratio == pytest.approx(speed_up(chain, finetune, seed=0).ratio)
+    assert found["teacher"].ratio == pytest.approx(speed_up(chain, (teacher, again), seed=0).ratio)
+    check = speed_up(again, teacher, seed=0).ratio
+    assert [c.null_ratio for c in found.values()] == pytest.approx([check, check])
 
 
 def test_what_the_examples_say_stays_with_the_predictions(finished) -> None:

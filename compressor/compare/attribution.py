@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from compressor.compare.bootstrap import Calls, both_loads, speed_up
+from compressor.compare.bootstrap import Calls, Loads, both_loads, speed_up
 from compressor.compare.statistics import Interval
 from compressor.config import EAGER
 from compressor.errors import StoreError
@@ -104,27 +104,27 @@ def attribute(
         None where the teacher was not timed in eager torch or on this runtime, or the candidate not on this runtime.
     """
     start = next((name for name in EAGER if (teacher, name) in cells), None)
-    cells = _by_both_loads(cells, teacher)
-    there, end = cells.get((teacher, runtime)), cells.get((candidate, runtime))
+    loads = _by_loads(cells, teacher)
+    there, end = loads.get((teacher, runtime)), loads.get((candidate, runtime))
     if start is None or there is None or end is None:
         return None
     parts = []
-    plain = cells[teacher, start]
-    begun = cells.get((PADDED, start), plain)
+    plain = loads[teacher, start]
+    begun = loads.get((PADDED, start), plain)
     if begun is not plain:
         parts.append(_part("no padding", plain, begun, seed))
     fp32 = _IN_FP32.get(runtime, runtime)
     if fp32 != runtime and (teacher, fp32) not in cells:
         fp32 = runtime
     if fp32 != start:
-        parts.append(_part(f"runtime {fp32}", cells[teacher, fp32], plain, seed))
+        parts.append(_part(f"runtime {fp32}", loads[teacher, fp32], plain, seed))
     if fp32 != runtime:
-        parts.append(_part(f"precision {runtime}", there, cells[teacher, fp32], seed))
+        parts.append(_part(f"precision {runtime}", there, loads[teacher, fp32], seed))
     before, done = there, 0
     for length, name in _way(candidate, runtime, lineages, cells):
         steps = lineages[candidate][done:length]
-        parts.append(_part(" + ".join(step.method for step in steps), cells[name, runtime], before, seed))
-        before, done = cells[name, runtime], length
+        parts.append(_part(" + ".join(step.method for step in steps), loads[name, runtime], before, seed))
+        before, done = loads[name, runtime], length
     return Attribution(
         candidate=candidate,
         runtime=runtime,
@@ -135,10 +135,12 @@ def attribute(
     )
 
 
-def _by_both_loads(cells: Cells, teacher: str) -> Cells:
-    """Return the cells with the teacher's calls as ratios are taken to them."""
-    of_teacher = [(model, runtime) for model, runtime in cells if model == teacher]
-    return {**cells, **{cell: both_loads(cells[cell], cells.get((NULL, cell[1]))) for cell in of_teacher}}
+def _by_loads(cells: Cells, teacher: str) -> dict[tuple[str, str], Loads]:
+    """Return each cell's calls, the teacher's of both its loads."""
+    return {
+        (model, runtime): both_loads(ns, cells.get((NULL, runtime)) if model == teacher else None)
+        for (model, runtime), ns in cells.items()
+    }
 
 
 def _way(candidate: str, runtime: str, lineages: Lineages, cells: Cells) -> list[tuple[int, str]]:
@@ -152,6 +154,6 @@ def _way(candidate: str, runtime: str, lineages: Lineages, cells: Cells) -> list
     return [*sorted(found.items()), (len(whole), candidate)]
 
 
-def _part(name: str, ours: Calls, theirs: Calls, seed: int) -> SpeedPart:
+def _part(name: str, ours: Loads, theirs: Loads, seed: int) -> SpeedPart:
     found = speed_up(ours, theirs, seed=seed)
     return SpeedPart(name=name, ratio=found.ratio, ci95=found.ci95)

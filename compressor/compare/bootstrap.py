@@ -24,7 +24,8 @@ _RANK_RESAMPLES = 2_000  # each recomputes the ranks
 _FEWEST_PAIRED = 6  # loads
 _CHUNK_CELLS = 4_000_000  # bounds the memory of one draw
 
-Calls = NDArray[np.int64] | NDArray[np.float64]  # nanoseconds
+Calls = NDArray[np.int64]  # nanoseconds of one model, as `speed_up` takes them
+Loads = tuple[Calls, ...]  # of a model that was there several times at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,35 +123,37 @@ class SpeedUp:
         return math.exp(half * 2.8 / 1.96)
 
 
-def both_loads(baseline_ns: Calls, null_ns: Calls | None) -> Calls:
-    """Return what a candidate's calls are compared with: call by call, the geometric mean of the baseline's two loads.
+def both_loads(baseline_ns: Calls, null_ns: Calls | None) -> Loads:
+    """Return what a candidate's calls are compared with: both loads of the baseline, where there is a null arm.
 
-    It varies less than one load, and the difference of the two, which is the instrument's check upon itself, then says nothing
-    of the error in the ratio: half a sum and a difference of two loads that vary alike are not correlated. Without a null arm
-    it is the baseline.
+    The mean ratio to two varies less than the ratio to one, and the difference of the two, which is the instrument's check upon
+    itself, then says nothing of the error in it: sum and difference of two loads that vary alike are not correlated.
     """
-    return baseline_ns if null_ns is None else np.sqrt(baseline_ns * null_ns.astype(np.float64))
+    return (baseline_ns,) if null_ns is None else (baseline_ns, null_ns)
 
 
-def speed_up(candidate_ns: Calls, baseline_ns: Calls, *, seed: int) -> SpeedUp:
+def speed_up(candidate_ns: Calls | Loads, baseline_ns: Calls | Loads, *, seed: int) -> SpeedUp:
     """Compare interleaved samples, [blocks, texts], [loads, blocks, texts] or [rounds, loads, blocks, texts] each.
 
     The ratio is exp(mean over blocks of the centre over texts of log(baseline / candidate)): calls are paired by text, and the
-    centre is Hodges and Lehmann's (`centre`). The unit of the interval is the highest level that was repeated (Kalibera & Jones
-    2013): rounds, which are processes of their own, else loads of the models in one process, else blocks. An even number of
-    loads, from six on, is taken in pairs: the second of two turns the order of the first round, so that what the order did goes
-    away. Several rounds or loads give Student's interval of their mean logs; a bootstrap over them and then their blocks counts
-    the noise of blocks twice and covered 98 to 100 % in simulation, one over five whole ones covered 93 %. The blocks of a
-    single load are resampled, and the percentile interval is expanded for their small number (Hesterberg 2015,
-    arXiv:1411.5279, section 4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
+    centre is Hodges and Lehmann's (`centre`). A model that was there twice is compared by the mean of these logs over both; a
+    mean of its calls would have twice as many spikes as another model's. The unit of the interval is the highest level that
+    was repeated (Kalibera & Jones 2013): rounds, which are processes of their own, else loads of the models in one process,
+    else blocks. An even number of loads, from six on, is taken in pairs: the second of two turns the order of the first round,
+    so that what the order did goes away. Several rounds or loads give Student's interval of their mean logs; a bootstrap over
+    them and then their blocks counts the noise of blocks twice and covered 98 to 100 % in simulation, one over five whole ones
+    covered 93 %. The blocks of a single load are resampled, and the percentile interval is expanded for their small number
+    (Hesterberg 2015, arXiv:1411.5279, section 4.2: alpha'/2 = Phi(-sqrt(n / (n - 1)) t)).
 
     Raises:
         ValueError: The shapes differ, or there are fewer than two blocks in all.
     """
-    shape = candidate_ns.shape
-    if shape != baseline_ns.shape or candidate_ns.ndim not in (2, 3, 4) or math.prod(shape[:-1]) < 2:
-        raise ValueError(f"samples of shape {candidate_ns.shape} and {baseline_ns.shape}")
-    blocks = centre(np.log(baseline_ns / candidate_ns))
+    ours, theirs = (ns if isinstance(ns, tuple) else (ns,) for ns in (candidate_ns, baseline_ns))
+    shapes = {ns.shape for ns in (*ours, *theirs)}
+    shape = ours[0].shape
+    if len(shapes) > 1 or len(shape) not in (2, 3, 4) or math.prod(shape[:-1]) < 2:
+        raise ValueError(f"samples of shapes {', '.join(map(str, shapes))}")
+    blocks = np.mean([centre(np.log(slow / fast)) for fast in ours for slow in theirs], axis=0)
     while blocks.ndim > 1 and len(blocks) == 1:
         blocks = blocks[0]
     if blocks.ndim == 2 and len(blocks) >= _FEWEST_PAIRED and len(blocks) % 2 == 0:

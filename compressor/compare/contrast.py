@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from compressor.compare.conditions import Conditions, Machine
+from compressor.compare.candidates import Arm
+from compressor.compare.conditions import Conditions, Machine, Setting
 from compressor.compare.pairing import PairedDifference, paired
-from compressor.compare.rows import Row, ratio_word
+from compressor.compare.rows import Row, conditions_of, furthest, ratio_word
 from compressor.compare.statistics import Interval
 from compressor.compare.table import Table
 from compressor.compare.values import Value, exact, over_runs
@@ -72,7 +73,7 @@ def diff(table: Table, first: str, second: str) -> Contrast:
         columns = [s for s in table.settings if (s.task, s.runtime) == (task, runtime)]
         shared = [s for s in columns if all(_timed(row, (task, s.label)) for row in (ours, theirs))]
         for setting in shared:
-            found = _ratio(ours, theirs, (task, setting.label), runtime)
+            found = _ratio(ours, theirs, setting)
             if found is not None:
                 speed.append(found)
         if not shared:
@@ -94,31 +95,39 @@ def _timed(row: Row, key: tuple[str, str]) -> bool:
     return cell is not None and cell.p50_ms is not None
 
 
-def _ratio(ours: Row, theirs: Row, key: tuple[str, str], runtime: str) -> SpeedContrast | None:
+def _ratio(ours: Row, theirs: Row, setting: Setting) -> SpeedContrast | None:
     """Return the ratio that one run measured by itself, else the quotient of the two ratios to the teacher."""
-    value, how = _in_one_run(ours, theirs, key[0], runtime), "interleaved in one run"
+    key = setting.task, setting.label
+    value, how = _in_one_run(ours, theirs, setting), "interleaved in one run"
     if value is None:
         first, second = (exact(1.0) if row.is_teacher else row.speed[key].speed_up for row in (ours, theirs))
         if first is None or second is None:
             return None
         value, how = quotient(first, second), "through the teacher that was interleaved with each"
-    return SpeedContrast(task=key[0], setting=key[1], ratio=value, verdict=ratio_word(value), how=how)
+    verdict = ratio_word(value, furthest(row.speed[key].null_ratio for row in (ours, theirs)))
+    return SpeedContrast(task=setting.task, setting=setting.label, ratio=value, verdict=verdict, how=how)
 
 
-def _in_one_run(ours: Row, theirs: Row, task: str, runtime: str) -> Value | None:
+def _in_one_run(ours: Row, theirs: Row, setting: Setting) -> Value | None:
+    """Return the ratio over the runs in which both were timed under the setting's conditions; None if there are none."""
     found: list[tuple[int, float]] = []
     intervals: list[Interval | None] = []
-    for a in ours.candidate.on(task):
-        for b in theirs.candidate.on(task):
-            if a.run is not b.run:
+    for a in ours.candidate.on(setting.task):
+        for b in theirs.candidate.on(setting.task):
+            if a.run is not b.run or not all(_under(arm, setting) for arm in (a, b)):
                 continue
             for one, other, back in ((a, b, False), (b, a, True)):
                 for c in one.against(other.result.name):
-                    if c.runtime == runtime and c.ratio:
+                    if c.runtime == setting.runtime and c.ratio:
                         found.append((a.seed, 1 / c.ratio if back else c.ratio))
                         ends = [1 / c.ci95[1], 1 / c.ci95[0]] if back else list(c.ci95)
                         intervals.append(Interval(ends[0], ends[1]))
     return over_runs(found, intervals) if found else None
+
+
+def _under(arm: Arm, setting: Setting) -> bool:
+    timed = [t for t in arm.result.latency if t.runtime == setting.runtime and t.latency_ms_p50]
+    return any(conditions_of(arm, t) == setting.conditions for t in timed)
 
 
 def quotient(first: Value, second: Value) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -210,8 +210,7 @@ def _speed_cell(entries: Sequence[tuple[Arm, Latency]]) -> SpeedCell:
     if not compared:
         return SpeedCell(p50_ms=p50, refusals=refusals, load_seconds=load, first_call_seconds=first)
     ratio = over_runs([(a.seed, c.ratio or 1.0) for a, c in compared], [Interval(*c.ci95) for _, c in compared])
-    nulls = [c.null_ratio for _, c in compared if c.null_ratio is not None]
-    null = max(nulls, key=lambda n: abs(n - 1), default=None)
+    null = furthest(c.null_ratio for _, c in compared)
     word = compared[0][1].verdict if len(compared) == 1 else ratio_word(ratio, null)
     doubts = tuple(dict.fromkeys(text for _, timed, _ in calls for text in timed.unstable))
     return SpeedCell(
@@ -229,6 +228,11 @@ def _speed_cell(entries: Sequence[tuple[Arm, Latency]]) -> SpeedCell:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
+
+
+def furthest(null_ratios: Iterable[float | None]) -> float | None:
+    """Return which of several null arms strayed furthest from 1; None where nothing is known of any."""
+    return max((n for n in null_ratios if n is not None), key=lambda n: abs(n - 1), default=None)
 
 
 def ratio_word(ratio: Value, null_ratio: float | None = None) -> str | None:

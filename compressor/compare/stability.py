@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 
 from compressor.compare.bootstrap import Calls, speed_up
-from compressor.compare.verdicts import NOISE
+from compressor.compare.verdicts import NOISE, LatencyVerdict
 
 MAX_HALF_WIDTH: Final = 0.01  # of a ratio's 95 % interval
 MAX_DRIFT: Final = 0.10  # interquartile range of the block medians over their median
@@ -36,8 +36,8 @@ def doubts(
     return said
 
 
-def unknown(name: str, samples_ns: Calls, baseline_ns: Calls, *, seed: int) -> str | None:
+def unknown(speed: LatencyVerdict) -> str | None:
     """Say so where the samples of all rounds do not tell a ratio to 1 %; more loads would (`bench.loads`)."""
-    found = speed_up(samples_ns, baseline_ns, seed=seed)
+    found = speed.speed_up
     half = (found.ci95.high - found.ci95.low) / 2 / found.ratio
-    return f"the ratio of {name} is known to {half:.1%} only" if half > MAX_HALF_WIDTH else None
+    return f"the ratio of {speed.candidate} is known to {half:.1%} only" if half > MAX_HALF_WIDTH else None

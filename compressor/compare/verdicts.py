@@ -74,7 +74,10 @@ class AccuracyVerdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyVerdict:
-    """A candidate's speed against its baseline's on one runtime; `null_ratio` is the instrument's own error."""
+    """A candidate's speed against its baseline's on one runtime; `null_ratio` is the instrument's own error.
+
+    That is how many times faster the model that was loaded twice, which need not be the baseline, was in its second load.
+    """
 
     candidate: str
     baseline: str
@@ -94,7 +97,9 @@ class LatencyVerdict:
         found = f"x{self.speed_up.ratio:.2f} (95 % CI {ci.low:.2f} to {ci.high:.2f})"
         doubt = ""
         if self.unstable:
-            doubt = f" The machine was noisy: a second load of {self.baseline} came out x{self.null_ratio:.3f}."
+            doubt = (
+                f" The machine was noisy: the second load of one and the same model came out x{self.null_ratio:.3f}."
+            )
         return {
             Word.faster: f"{self.candidate} is faster than {self.baseline} on {self.runtime}: {found}.",
             Word.slower: f"{self.candidate} is slower than {self.baseline} on {self.runtime}: {found}.",
@@ -161,17 +166,28 @@ def compare_latency(
     baseline_ns: Calls,
     *,
     null_ns: Calls | None = None,
+    null_ratio: float | None = None,
     names: tuple[str, str],
     runtime: str,
     seed: int,
 ) -> LatencyVerdict:
-    """Judge interleaved samples as `speed_up` takes them, against `both_loads` of the baseline where there is a null arm.
+    """Judge interleaved samples as `speed_up` takes them, against `both_loads` of the baseline where there are two.
 
     `faster` or `slower` when the 95 % interval lies wholly beyond the noise threshold, `equivalent` when the 90 % one
     lies wholly within 2 % of 1. The threshold is `noise_of` the null arm; where that is above 2 %, nothing is equivalent.
+
+    Args:
+        candidate_ns: The candidate's calls.
+        baseline_ns: The baseline's.
+        null_ns: The null arm's, if it is a second load of this baseline.
+        null_ratio: What the null arm showed, if it is a second load of another model.
+        names: How sentences call candidate and baseline.
+        runtime: What ran them.
+        seed: Seed of the bootstrap.
     """
     found = speed_up(candidate_ns, both_loads(baseline_ns, null_ns), seed=seed)
-    null_ratio = None if null_ns is None else speed_up(null_ns, baseline_ns, seed=seed).ratio
+    if null_ns is not None:
+        null_ratio = speed_up(null_ns, baseline_ns, seed=seed).ratio
     word = latency_word(found.ci95, found.ci90, noise_of(null_ratio))
     return LatencyVerdict(
         candidate=names[0], baseline=names[1], runtime=runtime, word=word, speed_up=found, null_ratio=null_ratio

@@ -36,6 +36,7 @@ def environment(*, threads: int) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "python": sys.version.split()[0],
         "packages": packages(),
+        "installed_sha256": installed.digest(),
         "git": _git(),
         "platform": platform.platform(),
         "kernel": platform.release(),
@@ -52,10 +53,17 @@ def environment(*, threads: int) -> dict[str, Any]:
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "smt": _read("/sys/devices/system/cpu/smt/active"),
         "memory_bytes": _memory_bytes(),
-        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else UNAVAILABLE,
-        "cpu_pressure": _read("/proc/pressure/cpu").split("\n")[0],
+        **busy(),
         "bench_threads": threads,
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+    }
+
+
+def busy() -> dict[str, Any]:
+    """Return how much else the machine has to do at this moment: its load averages and what waits for a processor."""
+    return {
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else UNAVAILABLE,
+        "cpu_pressure": _read("/proc/pressure/cpu").split("\n")[0],
     }
 
 

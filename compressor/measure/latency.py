@@ -100,7 +100,7 @@ class LatencyResult:
         timed: Samples by candidate name, in the order given; refused ones are missing.
         null: The first candidate loaded a second time; None when it was refused.
         padded: The first candidate on padded texts; None where that was not asked for or refused.
-        refusals: Why a candidate could not be timed, in the runtime's own words.
+        refusals: Why a candidate, or an arm of the first beside it, could not be timed, in the runtime's own words.
     """
 
     runtime: str
@@ -232,13 +232,16 @@ def _result(
     found = {arm.name: _joined(arm, kept) for arm in arms if arm.runtime == runtime}
     null, padded = found.pop(NULL, None), found.pop(PADDED, None)
     timed = {}
+    fp32 = get_runtime(runtime).precision == "fp32"
     for name in names:
         if name not in found:
             continue
-        if disagreement := _disagreement(found[name], exact[name] and get_runtime(runtime).precision == "fp32"):
+        if disagreement := _disagreement(found[name], exact[name] and fp32):
             why[name] = disagreement
         else:
             timed[name] = found[name]
+    if null is not None and (disagreement := _disagreement(null, exact[names[0]] and fp32)):
+        why[NULL], null = disagreement, None
     if padded is not None and (disagreement := _disagreement(padded, exact[names[0]])):
         why[PADDED], padded = disagreement, None
     return LatencyResult(

@@ -80,8 +80,6 @@ def run_round(
 
 def _drop(arm: Arm, why: str, arms: dict[Arm, dict[str, str]], refusals: dict[Arm, str]) -> None:
     place = arms.pop(arm)
-    if arm.name == NULL:
-        return
     refusals[arm] = why
     if arm.name in CONTROLS:
         return

@@ -184,7 +184,9 @@ def refusals(result: RunResult) -> list[str]:
 
 def doubts(result: RunResult) -> list[str]:
     """One line for each runtime on which noise puts the numbers in doubt, and for each round that was run again."""
-    found = {entry.runtime: entry.unstable for c in result.candidates for entry in c.latency if entry.unstable}
+    found: dict[str, dict[str, None]] = {}  # the same reason stands with several candidates
+    for entry in (entry for c in result.candidates for entry in c.latency if entry.unstable):
+        found.setdefault(entry.runtime, {}).update(dict.fromkeys(entry.unstable))
     said = [f"timing on {runtime}: {'; '.join(reasons)}" for runtime, reasons in found.items()]
     rounds = result.environment.get("rounds", [])
     again = [r for r in rounds if isinstance(r, Mapping) and not r.get("kept")]

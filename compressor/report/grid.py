@@ -14,6 +14,7 @@ class Grid:
         lead: A sentence or two to read before, or instead of, the rows.
         header: Names of the columns.
         rows: Cells, each row as long as the header; none where the sentence says it all.
+        notes: Sentences to read after the rows.
         texts: The user's own words that each row is about, for views that have the room; none where they are not known.
     """
 
@@ -21,4 +22,5 @@ class Grid:
     lead: str = ""
     header: tuple[str, ...] = ()
     rows: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()

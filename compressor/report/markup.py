@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from compressor.report.grid import Grid
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return a Markdown table; pipes and line breaks in cells are made safe."""
@@ -17,6 +19,13 @@ def section(title: str, lines: Sequence[str]) -> list[str]:
     while whole and not whole[-1]:
         whole.pop()
     return ["", f"## {title}", "", *whole] if whole else []
+
+
+def grid_section(grid: Grid) -> list[str]:
+    """Return a table under its title, with the sentence before and those after it."""
+    lead = [inline(grid.lead), ""] if grid.lead else []
+    rows = [*table(grid.header, grid.rows), ""] if grid.rows else []
+    return section(grid.title, [*lead, *rows, *(f"- {inline(note)}" for note in grid.notes)])
 
 
 def inline(text: str) -> str:

@@ -1,22 +1,23 @@
-"""Sections of report.md on speed beyond single calls: cold start, calls from raw text, throughput, the surface of shapes."""
+"""Tables on speed beyond single calls: cold start, calls from raw text, throughput, the surface of shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from compressor.report import cells
-from compressor.report.markup import inline, section, table
+from compressor.report.grid import Grid
 from compressor.results import CandidateResult, RunResult, ScenarioSpeed
 
 
-def speed_tables(result: RunResult) -> list[str]:
-    """Return the sections of one run; each is left out where nothing was measured."""
-    return [
-        *section("Cold start", _cold_start(result)),
-        *section("From raw text, tokenizer included", _timed(result, "end_to_end", "p50 ms")),
-        *section("Throughput", _timed(result, "throughput", "texts/s")),
-        *section("By batch size and length", _surface(result)),
-    ]
+def speed_grids(result: RunResult) -> tuple[Grid, ...]:
+    """Return the tables of one run; each is left out where nothing was measured."""
+    found = (
+        _cold_start(result),
+        _timed(result, "From raw text, tokenizer included", "end_to_end", "p50 ms"),
+        _timed(result, "Throughput", "throughput", "texts/s"),
+        _surface(result),
+    )
+    return tuple(grid for grid in found if grid is not None)
 
 
 def scenario(candidate: CandidateResult, name: str, runtime: str) -> ScenarioSpeed | None:
@@ -31,60 +32,58 @@ def times(found: ScenarioSpeed) -> str:
     return f"x{found.ratio:.2f} ({found.ratio_ci95[0]:.2f}..{found.ratio_ci95[1]:.2f}) {found.verdict}"
 
 
-def _cold_start(result: RunResult) -> list[str]:
+def _cold_start(result: RunResult) -> Grid | None:
     cuda = any(entry.cuda_peak_bytes is not None for c in result.candidates for entry in c.latency)
-    rows = [
-        [
+    rows = tuple(
+        (
             candidate.name,
             entry.runtime,
             f"{entry.load_seconds:.2f}",
             f"{entry.first_call_seconds * 1e3:.1f}",
             *([cells.megabytes(entry.cuda_peak_bytes)] if cuda else []),
-        ]
+        )
         for candidate in cells.ordered(result)
         for entry in candidate.latency
         if entry.load_seconds is not None and entry.first_call_seconds is not None
-    ]
-    words = "Loading (libraries imported, files warm), then the first call: medians over the rounds. No interval: not compared."
+    )
+    lead = "Loading (libraries imported, files warm), then the first call: medians over the rounds. No interval: not compared."
     if cuda:
-        words += " Device memory: what torch allocated there at most."
-    header = ["model", "runtime", "load s", "first call ms", *(["device MB"] if cuda else [])]
-    return [words, "", *table(header, rows)] if rows else []
+        lead += " Device memory: what torch allocated there at most."
+    header = ("model", "runtime", "load s", "first call ms", *(["device MB"] if cuda else []))
+    return Grid(title="Cold start", lead=lead, header=header, rows=rows) if rows else None
 
 
-def _timed(result: RunResult, name: str, unit: str) -> list[str]:
+def _timed(result: RunResult, title: str, name: str, unit: str) -> Grid | None:
     found = list(_of(result, name))
-    rows = [
-        [candidate.name, s.runtime, str(s.batch_size), _figure(s), times(s), *_energy(s, name), _remark(s)]
+    rows = tuple(
+        (candidate.name, s.runtime, str(s.batch_size), _figure(s), times(s), *_energy(s, name), _remark(s))
         for candidate, s in found
-    ]
+    )
     energy = ["J/text"] if name == "throughput" else []
-    header = ["model", "runtime", "batch", unit, "speed-up", *energy, "remark"]
+    header = ("model", "runtime", "batch", unit, "speed-up", *energy, "remark")
     known = any(s.joules_per_text is not None for _, s in found)
-    words = "J/text: above rest, of the processors for a CPU's runtimes, of the graphics card alone for a card's."
-    return [*([words, ""] if known else []), *(table(header, rows) if rows else [])]
+    lead = "J/text: above rest, of the processors for a CPU's runtimes, of the graphics card alone for a card's."
+    return Grid(title=title, lead=lead if known else "", header=header, rows=rows) if rows else None
 
 
-def _surface(result: RunResult) -> list[str]:
+def _surface(result: RunResult) -> Grid | None:
     """Return a row a shape, a column a model and runtime."""
     found = list(_of(result, "surface"))
     lines: dict[tuple[str, str], dict[tuple[int, int], str]] = {}
-    refused = []
+    remarks: dict[str, None] = {}  # the shapes of a model share most of theirs
     for candidate, s in found:
-        if s.length is None:
-            refused.append(f"- {inline(f'{candidate.name} on {s.runtime}: {s.refusal}')}")
-        else:
+        said = [f"{candidate.name} on {s.runtime}: {s.refusal}"] if s.refusal else []
+        remarks |= dict.fromkeys([*said, *(f"{s.runtime}: {why}" for why in s.unstable)])
+        if s.length is not None:
             ratio = f", {times(s)}" if s.ratio is not None else ""
             lines.setdefault((candidate.name, s.runtime), {})[s.batch_size, s.length] = f"{_figure(s)}{ratio}"
-    if not found:
-        return []
     shapes = list(dict.fromkeys(shape for line in lines.values() for shape in line))
-    rows = [
-        [str(batch), str(length), *(line.get((batch, length), cells.NOTHING) for line in lines.values())]
+    rows = tuple(
+        (str(batch), str(length), *(line.get((batch, length), cells.NOTHING) for line in lines.values()))
         for batch, length in shapes
-    ]
-    header = ["batch", "tokens", *(f"{name}, {runtime}: p50 ms" for name, runtime in lines)]
-    return [*(table(header, rows) if rows else []), *([""] if refused else []), *refused]
+    )
+    header = ("batch", "tokens", *(f"{name}, {runtime}: p50 ms" for name, runtime in lines))
+    return Grid(title="By batch size and length", header=header, rows=rows, notes=tuple(remarks)) if found else None
 
 
 def _of(result: RunResult, name: str) -> Iterable[tuple[CandidateResult, ScenarioSpeed]]:

@@ -1,32 +1,97 @@
-"""The section of report.md on work as it is on paper."""
+"""Tables on work as it is on paper, and on what became of it."""
 
 from __future__ import annotations
 
-from compressor.report import cells
-from compressor.report.markup import inline, section, table
-from compressor.results import RunResult
+from typing import Final
 
-_WORDS = (
+from compressor.report import cells
+from compressor.report.grid import Grid
+from compressor.results import CandidateResult, Comparison, RunResult
+
+_WORK: Final = (
     "Theoretical: no time or energy follows from these. MACs are the multiply-accumulates of linears and attention products at "
     "the lengths of the replayed texts, in millions a text; look-ups are not counted, zeros are. Nominal bits are those of all "
     "stored tensors, scales and tables with them, over the number of parameters."
 )
+_PAPER: Final = (
+    "On paper a model is as many times faster as it has fewer MACs. Where it falls short of that, the share of the teacher's "
+    "call is given that would have to stay as it was (Amdahl 1967)."
+)
+_AS_MANY: Final = 0.05  # MACs within this share of the teacher's are not fewer
 
 
-def work(result: RunResult) -> list[str]:
-    """Return the section; nothing for a result that holds no work."""
-    found = [(c.name, c.work) for c in cells.ordered(result) if c.work is not None]
-    if not found:
-        return []
-    base = result.teacher.work.macs_per_text if result.teacher.work is not None else None
+def work_grids(result: RunResult) -> tuple[Grid, ...]:
+    """Return the tables; nothing for a result that holds no work."""
+    return tuple(grid for grid in (_work(result), _paper(result)) if grid is not None)
+
+
+def _work(result: RunResult) -> Grid | None:
+    base = _macs(result.teacher)
     rows, reasons = [], []
-    for name, one in found:
+    for name, one in ((c.name, c.work) for c in cells.ordered(result) if c.work is not None):
         macs = None if one.macs_per_text is None else f"{one.macs_per_text / 1e6:,.1f}"
         share = None if one.macs_per_text is None or not base else f"{one.macs_per_text / base:.1%}"
         bits = None if one.nominal_bits is None else f"{one.nominal_bits:.2f}"
-        rows.append([name, macs or "unavailable", share or cells.NOTHING, bits or "unavailable"])
+        rows.append((name, macs or "unavailable", share or cells.NOTHING, bits or "unavailable"))
         whys = (("MACs", one.macs_unavailable), ("bits", one.bits_unavailable))
-        reasons += [f"- {inline(f'{what} of {name}: {why}')}" for what, why in whys if why]
-    header = ["model", "MACs M", "of the teacher's", "nominal bits"]
-    lines = [_WORDS, "", *table(header, rows)]
-    return section("Work, theoretical", [*lines, *([""] if reasons else []), *reasons])
+        reasons += [f"{what} of {name}: {why}" for what, why in whys if why]
+    header = ("model", "MACs M", "of the teacher's", "nominal bits")
+    return (
+        Grid(title="Work, theoretical", lead=_WORK, header=header, rows=tuple(rows), notes=tuple(reasons))
+        if rows
+        else None
+    )
+
+
+def _paper(result: RunResult) -> Grid | None:
+    """Return each speed-up beside the one that the MACs promise, and what lies between; None where nothing has both."""
+    rows = []
+    for candidate in cells.ordered(result):
+        promised = _promised(candidate, result.teacher)
+        for runtime in cells.runtimes(result):
+            found = cells.of_runtime(result, candidate, runtime)
+            if promised is not None and found is not None and found.ratio is not None:
+                measured = f"x{found.ratio:.2f} ({found.ci95[0]:.2f}..{found.ci95[1]:.2f})"
+                why = _between(promised, found, candidate, result.teacher)
+                rows.append((candidate.name, runtime, f"x{promised:.2f}", measured, why))
+    header = ("model", "runtime", "on paper", "measured", "between the two")
+    return Grid(title="Speed-up on paper and measured", lead=_PAPER, header=header, rows=tuple(rows)) if rows else None
+
+
+def _promised(candidate: CandidateResult, teacher: CandidateResult) -> float | None:
+    ours, theirs = _macs(candidate), _macs(teacher)
+    return None if candidate is teacher or not ours or not theirs else theirs / ours
+
+
+def _macs(candidate: CandidateResult) -> float | None:
+    return None if candidate.work is None else candidate.work.macs_per_text
+
+
+def _between(promised: float, found: Comparison, candidate: CandidateResult, teacher: CandidateResult) -> str:
+    """Say why the measured ratio is not the promised one, as far as what was counted tells."""
+    assert found.ratio is not None
+    low, high = found.ci95
+    bits = _fewer_bits(candidate, teacher)
+    if abs(promised - 1) <= _AS_MANY:
+        said = ["as many MACs"]
+        if cells.zeros_of(candidate):
+            said.append("zeros are multiplied like other numbers")
+        if bits and low > 1:
+            said.append(f"each costs less in {bits}")
+        elif bits:
+            said.append(f"{bits} {'save no time here' if high >= 1 else 'save less than packing and scaling cost'}")
+        return "; ".join(said)
+    if low <= promised <= high:
+        return "nothing that the interval could tell"
+    if found.ratio > promised:
+        return f"a MAC costs less in {bits}" if bits else "the MACs that are left run at a higher rate"
+    if found.ratio < 1 or promised < 1:
+        return "a MAC costs more"
+    kept = (1 / found.ratio - 1 / promised) / (1 - 1 / promised)
+    return f"{kept:.0%} of the teacher's call is as before: look-ups, normalisation, activations, the call itself"
+
+
+def _fewer_bits(candidate: CandidateResult, teacher: CandidateResult) -> str:
+    """Return the bits of a weight in words, where they are markedly fewer than the teacher's."""
+    ours, theirs = (None if c.work is None else c.work.nominal_bits for c in (candidate, teacher))
+    return f"{ours:.0f} bits instead of {theirs:.0f}" if ours and theirs and ours < 0.9 * theirs else ""

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/interval_coverage.py [--runs 2000]
 
-Simulated are calls of two models on a machine whose speed drifts from block to block, with log-normal noise and spikes of three
-times the length. Each load of a model has its memory in a better or worse place, and of several rounds each has a bias of its
-own. The levels are those of `bench=quick|standard|publish`. Everything is drawn from seeds, so that a second call prints the
-same.
+Simulated are calls of a model and of two loads of its baseline on a machine whose speed drifts from block to block, with
+log-normal noise and spikes of three times the length. Each load of a model has its memory in a better or worse place, and of
+several rounds each has a bias of its own. The levels are those of `bench=quick|standard|publish`. Everything is drawn from
+seeds, so that a second call prints the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from compressor.compare.bootstrap import paired_difference, speed_up
+from compressor.compare.bootstrap import paired_difference
+from compressor.compare.verdicts import compare_latency
 from compressor.config import BenchConfig
 from compressor.groups import conf_folder
 from compressor.tasks.metrics import Accuracy
@@ -34,7 +35,7 @@ def shape_of(level: str) -> tuple[int, ...]:
 
 
 def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
-    """Return calls of a candidate that is `ratio` times faster, and of its baseline: [..., blocks, texts] nanoseconds."""
+    """Return calls of a candidate that is `ratio` times faster, and of two loads of its baseline: [..., blocks, texts] ns."""
     per_block, per_load, per_round = (*shape[:-1], 1), (*shape[:-2], 1, 1), (*shape[:-3], 1, 1, 1)
     drift = np.exp(rng.normal(0, 0.05, per_block).cumsum(axis=-2))
     lengths = np.linspace(5e6, 2e7, shape[-1])
@@ -48,14 +49,15 @@ def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...]) ->
             noise = noise * np.exp(rng.normal(0, 0.003, per_round))
         return (lengths * drift * noise / speed).astype(np.int64)
 
-    return calls(ratio), calls(1.0)
+    return calls(ratio), calls(1.0), calls(1.0)
 
 
 def of_speed_ups(runs: int, shape: tuple[int, ...], seed: int) -> float:
     """Return the share of runs whose interval of the speed-up holds it."""
     rng, hits = np.random.default_rng(seed), 0
     for run in range(runs):
-        found = speed_up(*simulated(rng, TRUTH, shape), seed=run)
+        ours, theirs, again = simulated(rng, TRUTH, shape)
+        found = compare_latency(ours, theirs, null_ns=again, names=("fast", "slow"), runtime="none", seed=run).speed_up
         hits += found.ci95.low <= TRUTH <= found.ci95.high
     return hits / runs
 

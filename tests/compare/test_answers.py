@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from run_folders import OTHER_MACHINE, TEACHER, Model, correct, write_run
+from run_folders import MACHINE, OTHER_MACHINE, TEACHER, Model, correct, write_run
 
 from compressor.compare import compare, diff, load_runs, pareto, pick
 from compressor.compare.front import Place
@@ -181,6 +181,24 @@ def test_side_by_side(table) -> None:
 def test_the_teacher_is_a_side_too(table) -> None:
     found = diff(table, name(6), "teacher")
     assert found.speed[0].ratio.value == pytest.approx(2.0) and found.speed[0].how == "interleaved in one run"
+
+
+def test_ratios_of_other_machines_and_protocols_stay_in_their_columns(tmp_path: Path) -> None:
+    for number, (where, speed) in enumerate(
+        [({**MACHINE, "protocol": 5}, 2.0), ({**MACHINE, "protocol": 6}, 3.0), (OTHER_MACHINE, 4.0)]
+    ):
+        write_run(tmp_path / str(number), Model(speeds={"torch": speed}), environment=where)
+    found = diff(compare(load_runs([tmp_path])), "distill", "teacher")
+    assert sorted(s.ratio.value for s in found.speed) == pytest.approx([2.0, 3.0, 4.0])
+    assert len({s.setting for s in found.speed}) == 3
+
+
+def test_a_check_that_strayed_is_no_less_doubtful_side_by_side(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model(speeds={"torch": 1.05}, spread=0.01, null_ratio=1.03))
+    write_run(tmp_path / "b", Model(speeds={"torch": 1.0}, spread=0.001), settings={"student.layers": 3})
+    found = compare(load_runs([tmp_path]))
+    for other in ("teacher", "distill student.layers=3"):
+        assert diff(found, "distill", other).speed[0].verdict == "inconclusive"
 
 
 @pytest.mark.parametrize("pair", [("teacher", "teacher"), ("teacher", "nobody")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compressor.compare.stability import doubts, unknown
+from compressor.compare.verdicts import LatencyVerdict, compare_latency
 
 
 def samples(seed: int, speed: float = 1.0, drift: float = 0.0, blocks: int = 12, noise: float = 0.003) -> np.ndarray:
@@ -13,9 +14,13 @@ def samples(seed: int, speed: float = 1.0, drift: float = 0.0, blocks: int = 12,
     return (level * rng.lognormal(0, noise, (blocks, 20)) / speed).astype(np.int64)
 
 
+def compared(ours: np.ndarray, theirs: np.ndarray) -> LatencyVerdict:
+    return compare_latency(ours, theirs, names=("student", "teacher"), runtime="torch", seed=0)
+
+
 def test_a_quiet_round_is_trusted() -> None:
     assert doubts(samples(0), samples(1), seed=0) == []
-    assert unknown("student", samples(2, 2.0), samples(0), seed=0) is None
+    assert unknown(compared(samples(2, 2.0), samples(0))) is None
 
 
 def test_a_null_arm_that_strays_is_told() -> None:
@@ -24,7 +29,7 @@ def test_a_null_arm_that_strays_is_told() -> None:
 
 
 def test_a_ratio_that_is_not_known_to_one_percent_is_told() -> None:
-    told = unknown("student", samples(2, 2.0, noise=0.3), samples(0), seed=0)
+    told = unknown(compared(samples(2, 2.0, noise=0.3), samples(0)))
     assert told is not None and "the ratio of student is known to" in told
 
 

@@ -235,6 +235,7 @@ def test_environment_is_plain_and_keeps_secrets(monkeypatch: pytest.MonkeyPatch)
     text = json.dumps(found, allow_nan=False)
     assert "very-secret" not in text
     assert found["packages"]["torch"]
+    assert len(found["installed_sha256"]) == 64 and {"load_average", "cpu_pressure"} <= set(found)
     assert all(not isinstance(v, float) or math.isfinite(v) for v in found.values())
 
 

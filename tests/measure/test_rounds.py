@@ -14,6 +14,7 @@ import pytest
 from compressor.machine import core_numbers
 from compressor.measure import latency, processes, rounds
 from compressor.measure.latency import LatencyResult, measure_latency
+from compressor.results import NULL
 from compressor.runtimes import get_runtime
 
 
@@ -67,7 +68,7 @@ def test_a_model_that_computes_something_else_is_refused(
 ) -> None:
     monkeypatch.setattr(processes, "OPENER", "worker_openers:disturbed")
     found = on_torch(house, scored, tmp_path)
-    assert set(found.refusals) == {"teacher", "student"}
+    assert set(found.refusals) == {"teacher", "student", NULL}
     assert "logits differ by up to 1.0e-02" in found.refusals["teacher"]
     assert found.timed == {}
     assert found.null is None
@@ -129,7 +130,7 @@ def test_who_fails_at_a_later_load_ends_nobody_else(
     monkeypatch.setenv("TEACHER_FAILS_AT", str(number))
     found = measure_latency(scored, replace(house.bench, runtimes=["torch"], repeats=0), tmp_path, seed=0).runtimes[0]
     assert list(found.timed) == timed and found.null is None
-    assert found.refusals == ({} if "teacher" in timed else {"teacher": "RuntimeError: the teacher broke"})
+    assert found.refusals == {NULL if "teacher" in timed else "teacher": "RuntimeError: the teacher broke"}
 
 
 def test_where_the_baseline_fails_there_is_no_null_arm(

@@ -11,6 +11,7 @@ from run_folders import TEACHER, Model, _candidate, correct, write_run
 from test_results import make_result
 
 from compressor.compare import compare, load_runs
+from compressor.report.cells import doubts
 from compressor.report.comparison import comparison
 from compressor.report.markdown import to_markdown
 from compressor.report.terminal import render
@@ -138,3 +139,62 @@ def test_a_comparison_shows_the_cold_start(tmp_path, recorded: bool) -> None:
     speeds = [s for c in json.loads(render_view(view, Format.json))["candidates"] for s in c["speed"]]
     assert {s["load_seconds"] for s in speeds} == {0.5 if recorded else None}
     assert "torch first_call_seconds" in render_view(view, Format.csv).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "bits", "ratio", "zeros", "words"),
+    [
+        (0.5, 32.0, 2.0, 0.0, "nothing that the interval could tell"),
+        (0.5, 32.0, 1.6, 0.0, "25% of the teacher's call is as before"),  # 1 / (0.25 + 0.75 / 2) = 1.6
+        (0.5, 32.0, 2.6, 0.0, "the MACs that are left run at a higher rate"),
+        (0.5, 8.0, 2.6, 0.0, "a MAC costs less in 8 bits instead of 32"),
+        (0.5, 8.0, 0.8, 0.0, "a MAC costs more"),
+        (2.0, 32.0, 0.4, 0.0, "a MAC costs more"),
+        (1.0, 32.0, 1.0, 0.6, "as many MACs; zeros are multiplied like other numbers"),
+        (1.0, 8.1, 1.7, 0.0, "as many MACs; each costs less in 8 bits instead of 32"),
+        (1.0, 4.4, 1.0, 0.0, "as many MACs; 4 bits instead of 32 save no time here"),
+        (1.0, 4.4, 0.5, 0.0, "as many MACs; 4 bits instead of 32 save less than packing and scaling cost"),
+        (1.0, 32.0, 1.0, 0.0, "as many MACs"),
+    ],
+)
+def test_what_lies_between_paper_and_measurement(
+    share: float, bits: float, ratio: float, zeros: float, words: str
+) -> None:
+    result = make_result()
+    name = next(c.name for c in result.candidates if c.role == "result")
+    works = {result.teacher.name: Work(macs_per_text=2e8, nominal_bits=32.0)}
+    works[name] = Work(macs_per_text=2e8 * share, nominal_bits=bits)
+    models = tuple(replace(c, work=works.get(c.name), encoder_zero_share=zeros) for c in result.candidates)
+    speeds = tuple(
+        replace(c, ratio=ratio, ci95=(ratio * 0.98, ratio * 1.02)) if c.runtime and c.candidate == name else c
+        for c in result.comparisons
+    )
+    (row,) = rows_of(
+        to_markdown(replace(result, candidates=models, comparisons=speeds)), "Speed-up on paper and measured"
+    )
+    assert (row["model"], row["on paper"]) == (name, f"x{1 / share:.2f}") and row["measured"].startswith(
+        f"x{ratio:.2f} ("
+    )
+    assert row["between the two"].startswith(words)
+
+
+def test_a_note_on_doubt_keeps_the_reasons_of_every_model() -> None:
+    result = make_result()
+    models = tuple(
+        replace(c, latency=tuple(replace(t, unstable=("shared", f"the ratio of {c.name}")) for t in c.latency))
+        for c in result.candidates
+    )
+    runtime = models[0].latency[0].runtime
+    timed = [c.name for c in models if any(t.runtime == runtime for t in c.latency)]
+    assert len(timed) > 1
+    (said,) = [line for line in doubts(replace(result, candidates=models)) if f"on {runtime}:" in line]
+    assert said.count("shared") == 1 and all(f"the ratio of {name}" in said for name in timed)
+
+
+def test_what_is_doubtful_on_the_surface_is_said_once() -> None:
+    cells = tuple(
+        speed("surface", "torch", batch_size=b, length=16, latency_ms_p50=1.0, unstable=("the host took 5 %",))
+        for b in (1, 8)
+    )
+    text = to_markdown(with_scenarios(cells, cells))
+    assert text.count("torch: the host took 5 %") == 1

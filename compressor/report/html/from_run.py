@@ -14,8 +14,10 @@ from compressor.report.html.run_rows import TIMES, duration, matrix_rows, signed
 from compressor.report.html.view import Model, Point, Report, Stair, Staircase, Stairs, Step, Strip, Timing, Tradeoff
 from compressor.report.markdown import METHOD
 from compressor.report.speed import WORDS, start_words
+from compressor.report.speed_tables import speed_grids
 from compressor.report.statistics import calibration
 from compressor.report.verdict import headline, typographic, verdicts
+from compressor.report.work import work_grids
 from compressor.results import OK, CandidateResult, Comparison, Latency, LineageStep, RunResult
 
 _STRIPS = (
@@ -62,6 +64,7 @@ def from_run(
         tradeoffs=_tradeoffs(result, ordered, models),
         timings=tuple(_timings(result, models, calls_ms or {})),
         stairs=_stairs(result, parts, models),
+        speeds=(*speed_grids(result), *work_grids(result)),
         flips=() if examples is None else examples.flips,
         slices=() if examples is None else examples.slices,
         calibration=() if calibrated is None else (calibrated,),

@@ -23,7 +23,10 @@ from compressor.report.remarks import LEGEND, notes, over_seeds, seed_lines
 from compressor.report.verdict import typographic
 
 POINTS = 1.0  # that a model may lose where the page names the smallest and the fastest
-_OF_ONE_RUN = ("load_average", "cpu_pressure", "rounds", "workload", "affinity")  # what no two runs share
+# What no two runs share.
+_OF_ONE_RUN = (
+    "load_average", "cpu_pressure", "before_measuring", "rounds", "workload", "affinity",
+)  # fmt: skip
 METHOD = f"""\
 - A row is one chain with one set of options; runs that differ in the seed alone are one row. A model's own folder says how each
   number was measured.

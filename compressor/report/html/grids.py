@@ -43,8 +43,9 @@ def _grid(grid: Grid, *, shown: bool) -> str:
         words = (f'<tr class="words"><td colspan="{columns}"><p>{clean(text)}</p></td></tr>' for text in grid.texts)
         lines = [line for pair in zip(lines, words, strict=True) for line in pair]
     body = "".join(lines)
+    notes = f"<ul>{''.join(f'<li>{clean(typographic(note))}</li>' for note in grid.notes)}</ul>" if grid.notes else ""
     return (
         f'<details class="grids"{" open" if shown else ""}><summary>{said}</summary>\n'
         f'<div class="box" tabindex="0" role="region" aria-label="{clean(grid.title)}"><table class="grid">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{notes}</details>"
     )

@@ -105,6 +105,10 @@ def _stairs(report: Report) -> str:
     return section("speed", "Where the speed-up comes from", _figure(wide, narrow, found.caption))
 
 
+def _speeds(report: Report) -> str:
+    return section("speeds", "Beyond single calls, and on paper", grids.draw(report.speeds))
+
+
 def _figure(wide: str, narrow: str, caption: str, names: str = "") -> str:
     said = f"<figcaption>{clean(caption)}</figcaption>" if caption else ""
     return f"<figure>{wide}{narrow}{names}{said}</figure>"
@@ -190,6 +194,7 @@ SECTIONS: tuple[Callable[[Report], str], ...] = (
     _tradeoffs,
     _timings,
     _stairs,
+    _speeds,
     _flips,
     _slices,
     _calibration,

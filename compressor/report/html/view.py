@@ -142,6 +142,7 @@ class Report:
     tradeoffs: tuple[Tradeoff, ...] = ()
     timings: tuple[Timing, ...] = ()
     stairs: Stairs | None = None
+    speeds: tuple[Grid, ...] = ()  # cold start, other scenarios, work on paper
     flips: tuple[Grid, ...] = ()  # which answers changed
     slices: tuple[Grid, ...] = ()  # the metric on parts of the examples
     calibration: tuple[Grid, ...] = ()
