@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.artifact import CompressedModel
@@ -22,11 +23,18 @@ SCORE_SECONDS = 35.0  # scoring and exporting one candidate, and its memory
 # Of one model on one runtime, on two cores of an EPYC (Zen 5):
 CALLS_SECONDS = 3.0  # 240 calls
 LOAD_SECONDS = 0.5
-PADDED_COST = 5.0  # a text padded to the 128 tokens that a task takes, over one of the usual twenty-odd
 # What `compressor.measure` does in the further scenarios, which lies above this module:
-THROUGHPUT_BATCHES, THROUGHPUT_LOADS = 4, 6  # each load sees every batch once, untimed
+THROUGHPUT_BATCHES, THROUGHPUT_LOADS = 4, 6  # after each load every batch is called once, untimed
 SURFACE_BLOCKS, SURFACE_LOADS = 6, 3
 SURFACE_TOKENS = 29_520  # of all shapes together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast the teacher reads texts in batches of eight: seconds and tokens of one, padding included."""
+
+    seconds: float
+    tokens: float
 
 
 def estimate_seconds(
@@ -42,10 +50,12 @@ def estimate_seconds(
     A forward of the teacher is timed on real texts. A training link is charged its student's share of the teacher's layers,
     and one teacher pass if it reads teacher signals.
     """
-    precision = resolve_precision(config.train.precision, device)
-    per_text, tokens = _forward_seconds_per_text(teacher, task, data, precision, device)
-    models = 1 + len(chains)
-    total = SCORE_SECONDS * models + _timing_seconds(config.bench, models, per_text, tokens)
+    pace = _pace(teacher, task, data, resolve_precision(config.train.precision, device), device)
+    bench, models = config.bench, 1 + len(chains)
+    timed = pace
+    if bench.padded or bench.throughput or bench.surface:
+        timed = _pace(teacher, task, data, Precision.fp32, _usable(bench.device), threads=bench.threads)
+    total = SCORE_SECONDS * models + _timing_seconds(bench, models, timed, longest=task.config.max_length)
     for links in chains.values():
         for link in links:
             wants = link.method.capabilities
@@ -53,11 +63,11 @@ def estimate_seconds(
                 continue
             texts = len(data.train) + (len(data.unlabelled) if wants.signals else 0)
             share = link.result.layers / teacher.blueprint.layers
-            total += texts * per_text * (config.train.epochs * TRAINING_COST * share + bool(wants.signals))
+            total += texts * pace.seconds * (config.train.epochs * TRAINING_COST * share + bool(wants.signals))
     return total
 
 
-def _timing_seconds(bench: BenchConfig, models: int, per_text: float, tokens: float) -> float:
+def _timing_seconds(bench: BenchConfig, models: int, pace: Pace, *, longest: int) -> float:
     """Return the seconds of all scenarios; in those of whole batches every model is charged like the teacher."""
     arms = (models + 1) * len(bench.runtimes)  # with the null arm
     calls = CALLS_SECONDS * bench.blocks * bench.texts / 240
@@ -67,19 +77,26 @@ def _timing_seconds(bench: BenchConfig, models: int, per_text: float, tokens: fl
     single = bench.rounds * (arms * (calls + (1 + (bench.loads - 1) / beside) * ready) + bench.loads * settling)
     total = single * (1 + bench.end_to_end)
     if bench.padded:
-        total += bench.rounds * calls * PADDED_COST
+        total += bench.rounds * calls * max(1.0, longest / pace.tokens)
     if bench.throughput:
-        passes = bench.rounds * arms * (bench.blocks + THROUGHPUT_LOADS)
-        total += passes * THROUGHPUT_BATCHES * bench.throughput_batch * per_text
+        loads = THROUGHPUT_LOADS if bench.loads % THROUGHPUT_LOADS == 0 else bench.loads
+        texts = max(bench.texts, THROUGHPUT_BATCHES * bench.throughput_batch)
+        total += bench.rounds * arms * (bench.blocks + loads) * texts * pace.seconds
     if bench.surface:
-        total += arms * (SURFACE_BLOCKS + SURFACE_LOADS) * SURFACE_TOKENS * per_text / tokens
+        total += arms * (SURFACE_BLOCKS + SURFACE_LOADS) * SURFACE_TOKENS * pace.seconds / pace.tokens
     return total
 
 
-def _forward_seconds_per_text(
-    teacher: CompressedModel, task: Task, data: TaskData, precision: Precision, device: str
-) -> tuple[float, float]:
-    """Return the seconds of a text in a batch of eight, and its tokens with padding."""
+def _usable(device: str) -> str:
+    import torch
+
+    return device if device == "cpu" or torch.cuda.is_available() else "cpu"
+
+
+def _pace(
+    teacher: CompressedModel, task: Task, data: TaskData, precision: Precision, device: str, *, threads: int = 0
+) -> Pace:
+    """Time a forward of the teacher, with so many threads if they are given."""
     import torch
 
     step = max(1, len(data.train) // 64)
@@ -87,12 +104,16 @@ def _forward_seconds_per_text(
     middle = examples[len(examples) // 4 :][:8]
     batch = task.collate(teacher.tokenizer, middle, task.encode(teacher.tokenizer, middle)).to(device)
     model = teacher.model.to(device)
-    timings = []
-    with torch.inference_mode(), autocast(precision, device):
-        for _ in range(2):  # the first is slower
-            start = time.perf_counter()
-            model(**forward_inputs(model, batch.inputs)).logits.sum().item()  # waits for the device
-            timings.append(time.perf_counter() - start)
+    timings, before = [], torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        with torch.inference_mode(), autocast(precision, device):
+            for _ in range(2):  # the first is slower
+                start = time.perf_counter()
+                model(**forward_inputs(model, batch.inputs)).logits.sum().item()  # waits for the device
+                timings.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(before)
     model.cpu()
     texts = max(1, len(batch.ids))
-    return min(timings) / texts, batch.inputs["input_ids"].numel() / texts
+    return Pace(seconds=min(timings) / texts, tokens=batch.inputs["input_ids"].numel() / texts)

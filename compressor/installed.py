@@ -25,7 +25,7 @@ def versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def digest() -> str:
-    """Return the SHA-256 of the names and versions of all that is installed, as a lock file would list them."""
+    """Return the SHA-256 of the names and versions of all that is installed."""
     found = {f"{one.name.lower()}=={one.version}" for one in metadata.distributions() if one.name}
     return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
 

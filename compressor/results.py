@@ -71,7 +71,7 @@ class Latency:
     load_seconds: float | None = None  # libraries imported, files warm
     first_call_seconds: float | None = None
     unstable: tuple[str, ...] = ()  # why the machine's noise puts the numbers in doubt
-    warmup_calls: int | None = _later(None)  # after each load, before calls were timed
+    warmup_calls: int | None = _later(None)  # after each load, at least, before calls were timed
     cuda_peak_bytes: int | None = _later(None)  # what torch allocated on the device at most; None on the CPU
 
 

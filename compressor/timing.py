@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.compare.bootstrap import Calls, speed_up
+from compressor.compare.bootstrap import Calls
 from compressor.compare.stability import doubts, unknown
 from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
 from compressor.compare.verdicts import LatencyVerdict, compare_latency
@@ -58,14 +58,11 @@ def compare_speeds(
     if name == baseline or name not in timed.timed or baseline not in timed.timed:
         return None
     first = next(iter(timed.timed))  # the null arm goes where it goes
-    ours, theirs, loaded_once = (part(timed.timed[n].samples_ns) for n in (name, baseline, first))
-    again = None if timed.null is None else part(timed.null.samples_ns)
-    of_another = again is not None and baseline != first
+    loads = tuple(part(one.samples_ns) for one in (timed.timed[first], timed.null) if one is not None)
     return compare_latency(
-        ours,
-        theirs,
-        null_ns=None if of_another else again,
-        null_ratio=speed_up(again, loaded_once, seed=seed).ratio if again is not None and of_another else None,
+        part(timed.timed[name].samples_ns),
+        loads if baseline == first else part(timed.timed[baseline].samples_ns),
+        null=loads if timed.null is not None else None,
         names=(name, baseline),
         runtime=timed.runtime,
         seed=seed,
@@ -193,5 +190,5 @@ def _doubts(timed: LatencyResult, run: LatencyRun) -> tuple[str, ...]:
     kept = [c for r in run.rounds if r.kept for c in r.complaints]
     said = [c.text for c in kept if c.runtime in (None, timed.runtime)]
     if why := timed.refusals.get(NULL):
-        said.append(f"nothing checked the instrument, for the baseline's second load failed: {why}")
+        said.append(f"nothing checked the instrument, for the teacher's second load was refused: {why}")
     return tuple(dict.fromkeys(said))

@@ -22,7 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from toy_files import write_checkpoint, write_data  # noqa: E402 - found through the line above
 
-QUICK = ("bench.texts=4", "bench.blocks=4", "bench.loads=4", "bench.warmup_calls=2", "bench.memory=false")
+QUICK = (
+    "bench.texts=4",
+    "bench.blocks=4",
+    "bench.loads=4",
+    "bench.warmup_calls=2",
+    "bench.memory=false",
+    "bench.repeats=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -285,20 +292,20 @@ def test_a_multirun_says_how_it_is_gone_on_with(tmp_path, typed) -> None:
 
 def test_a_multirun_ends_with_one_table_and_runs_equal_cells_once(place) -> None:
     sweep = place / "sweep"
-    ended = run(place, "-m", "method=[],distill,[drop_layers]", "student.layers=2,9,3", f"hydra.sweep.dir={sweep}")
+    ended = run(place, "-m", "method=[],distill,[drop_layers]", "student.layers=2,9", f"hydra.sweep.dir={sweep}")
     status = {p.parent.name: json.loads(p.read_text())["status"] for p in sweep.glob("*/result.json")}
-    assert len(status) == 9
-    assert status["0"] == "ok" and status["1"] == status["2"] == "skipped(duplicate of 0)"
-    assert [status[n] for n in ("3", "5", "6", "8")] == ["ok"] * 4
-    assert status["4"].startswith("failed(Incompatible") and status["7"].startswith("failed(Incompatible")
+    assert len(status) == 6
+    assert status["0"] == "ok" and status["1"] == "skipped(duplicate of 0)"
+    assert status["2"] == status["4"] == "ok"
+    assert status["3"].startswith("failed(Incompatible") and status["5"].startswith("failed(Incompatible")
     assert ended.returncode == 3, "a failed cell must show in the exit code"
-    assert "9 cells" in ended.stdout
-    assert (sweep / "comparison.md").read_text().count("\n|") >= 9
+    assert "6 cells" in ended.stdout
+    assert (sweep / "comparison.md").read_text().count("\n|") >= 6
     for cell in sweep.glob("[0-9]*"):
         commit.verify(cell)
 
-    again = run(place, "-m", "method=[],distill,[drop_layers]", "student.layers=2,9,3", f"hydra.sweep.dir={sweep}")
-    assert again.stdout.count("finished  before") == 5, "a finished cell must not run twice"
+    again = run(place, "-m", "method=[],distill,[drop_layers]", "student.layers=2,9", f"hydra.sweep.dir={sweep}")
+    assert again.stdout.count("finished  before") == 3, "a finished cell must not run twice"
     assert again.returncode == 3
 
 

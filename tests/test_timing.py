@@ -63,7 +63,7 @@ def test_a_check_that_strays_doubts_a_baselines_ratio_too() -> None:
     near = {"both": 4.9}  # two per cent
     assert compare_speeds("both", "distill", timed(**near), seed=0).word is Word.faster
     doubtful = compare_speeds("both", "distill", timed(null_ms=10.3, **near), seed=0)
-    assert doubtful.word is Word.inconclusive and "second load of one and the same model" in doubtful.sentence()
+    assert doubtful.word is Word.inconclusive and "two loads of one model" in doubtful.sentence()
 
 
 def test_a_model_is_not_compared_with_itself_nor_with_one_that_was_not_timed() -> None:
@@ -75,7 +75,9 @@ def test_a_second_load_that_failed_is_told_in_every_row() -> None:
     result = timed(null_ms=None, refusals={NULL: "RuntimeError: it broke"})
     for name in ("teacher", "distill"):
         (told,) = latency_record(name, "teacher", result, run_of(result), seed=0).unstable
-        assert told == "nothing checked the instrument, for the baseline's second load failed: RuntimeError: it broke"
+        assert (
+            told == "nothing checked the instrument, for the teacher's second load was refused: RuntimeError: it broke"
+        )
     whole = timed()
     assert latency_record("distill", "teacher", whole, run_of(whole), seed=0).unstable == ()
 

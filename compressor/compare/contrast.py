@@ -98,18 +98,23 @@ def _timed(row: Row, key: tuple[str, str]) -> bool:
 def _ratio(ours: Row, theirs: Row, setting: Setting) -> SpeedContrast | None:
     """Return the ratio that one run measured by itself, else the quotient of the two ratios to the teacher."""
     key = setting.task, setting.label
-    value, how = _in_one_run(ours, theirs, setting), "interleaved in one run"
+    value, word = _in_one_run(ours, theirs, setting)
+    how = "interleaved in one run"
     if value is None:
         first, second = (exact(1.0) if row.is_teacher else row.speed[key].speed_up for row in (ours, theirs))
         if first is None or second is None:
             return None
         value, how = quotient(first, second), "through the teacher that was interleaved with each"
-    verdict = ratio_word(value, furthest(row.speed[key].null_ratio for row in (ours, theirs)))
-    return SpeedContrast(task=setting.task, setting=setting.label, ratio=value, verdict=verdict, how=how)
+    word = word or ratio_word(value, furthest(row.speed[key].null_ratio for row in (ours, theirs)))
+    return SpeedContrast(task=setting.task, setting=setting.label, ratio=value, verdict=word, how=how)
 
 
-def _in_one_run(ours: Row, theirs: Row, setting: Setting) -> Value | None:
-    """Return the ratio over the runs in which both were timed under the setting's conditions; None if there are none."""
+def _in_one_run(ours: Row, theirs: Row, setting: Setting) -> tuple[Value | None, str | None]:
+    """Return the ratio over the runs in which both were timed under the setting's conditions; None if there are none.
+
+    With it comes the verdict of the run, where there is one that was asked the same way round.
+    """
+    words: list[str | None] = []
     found: list[tuple[int, float]] = []
     intervals: list[Interval | None] = []
     for a in ours.candidate.on(setting.task):
@@ -120,9 +125,10 @@ def _in_one_run(ours: Row, theirs: Row, setting: Setting) -> Value | None:
                 for c in one.against(other.result.name):
                     if c.runtime == setting.runtime and c.ratio:
                         found.append((a.seed, 1 / c.ratio if back else c.ratio))
+                        words.append(None if back else c.verdict)
                         ends = [1 / c.ci95[1], 1 / c.ci95[0]] if back else list(c.ci95)
                         intervals.append(Interval(ends[0], ends[1]))
-    return over_runs(found, intervals) if found else None
+    return over_runs(found, intervals) if found else None, words[0] if len(words) == 1 else None
 
 
 def _under(arm: Arm, setting: Setting) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from compressor.compare.bootstrap import Calls, SpeedUp, both_loads, paired_difference, speed_up
+from compressor.compare.bootstrap import Calls, Loads, SpeedUp, paired_difference, speed_up
 from compressor.compare.paired_tests import discordant, paired_p_value
 from compressor.compare.statistics import Interval, detectable_difference
 
@@ -97,9 +97,7 @@ class LatencyVerdict:
         found = f"x{self.speed_up.ratio:.2f} (95 % CI {ci.low:.2f} to {ci.high:.2f})"
         doubt = ""
         if self.unstable:
-            doubt = (
-                f" The machine was noisy: the second load of one and the same model came out x{self.null_ratio:.3f}."
-            )
+            doubt = f" The machine was noisy: two loads of one model, which are equally fast, came out x{self.null_ratio:.3f}."
         return {
             Word.faster: f"{self.candidate} is faster than {self.baseline} on {self.runtime}: {found}.",
             Word.slower: f"{self.candidate} is slower than {self.baseline} on {self.runtime}: {found}.",
@@ -163,31 +161,28 @@ def compare_accuracy(
 
 def compare_latency(
     candidate_ns: Calls,
-    baseline_ns: Calls,
+    baseline_ns: Calls | Loads,
     *,
-    null_ns: Calls | None = None,
-    null_ratio: float | None = None,
+    null: Loads | None = None,
     names: tuple[str, str],
     runtime: str,
     seed: int,
 ) -> LatencyVerdict:
-    """Judge interleaved samples as `speed_up` takes them, against `both_loads` of the baseline where there are two.
+    """Judge interleaved samples as `speed_up` takes them.
 
     `faster` or `slower` when the 95 % interval lies wholly beyond the noise threshold, `equivalent` when the 90 % one
     lies wholly within 2 % of 1. The threshold is `noise_of` the null arm; where that is above 2 %, nothing is equivalent.
 
     Args:
         candidate_ns: The candidate's calls.
-        baseline_ns: The baseline's.
-        null_ns: The null arm's, if it is a second load of this baseline.
-        null_ratio: What the null arm showed, if it is a second load of another model.
+        baseline_ns: The baseline's, of all its loads.
+        null: Two loads of one model, the baseline or another: by as much as they differ the instrument errs.
         names: How sentences call candidate and baseline.
         runtime: What ran them.
         seed: Seed of the bootstrap.
     """
-    found = speed_up(candidate_ns, both_loads(baseline_ns, null_ns), seed=seed)
-    if null_ns is not None:
-        null_ratio = speed_up(null_ns, baseline_ns, seed=seed).ratio
+    found = speed_up(candidate_ns, baseline_ns, seed=seed)
+    null_ratio = None if null is None else speed_up(null[1], null[0], seed=seed).ratio
     word = latency_word(found.ci95, found.ci90, noise_of(null_ratio))
     return LatencyVerdict(
         candidate=names[0], baseline=names[1], runtime=runtime, word=word, speed_up=found, null_ratio=null_ratio

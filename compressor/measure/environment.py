@@ -60,7 +60,7 @@ def environment(*, threads: int) -> dict[str, Any]:
 
 
 def busy() -> dict[str, Any]:
-    """Return how much else the machine has to do at this moment: its load averages and what waits for a processor."""
+    """Return how much the machine has to do at this moment, for this run and all else: load averages, waiting tasks."""
     return {
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else UNAVAILABLE,
         "cpu_pressure": _read("/proc/pressure/cpu").split("\n")[0],

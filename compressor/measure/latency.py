@@ -50,7 +50,7 @@ class LatencySamples:
         samples_ns: [rounds, loads, blocks, batches] nanoseconds; the same texts in every row.
         load_seconds: The first load of a process, libraries imported and files warm, median over rounds.
         first_call_seconds: The first call after it.
-        warmup_calls: Calls before the first timed one, after the last load.
+        warmup_calls: The fewest calls between a load and the first timed one.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
         max_logit_difference: Largest difference from the scoring run's logits.
         energy: What all its calls together took, of every round; None unless a meter was given and could tell.
@@ -244,6 +244,8 @@ def _result(
         why[NULL], null = disagreement, None
     if padded is not None and (disagreement := _disagreement(padded, exact[names[0]])):
         why[PADDED], padded = disagreement, None
+    if names[0] not in timed:  # whoever is loaded first falls first: of the arms beside it nothing is known
+        why.pop(NULL, None)
     return LatencyResult(
         runtime=runtime,
         threads=bench.threads,
@@ -262,7 +264,7 @@ def _joined(arm: Arm, kept: Sequence[Taken]) -> LatencySamples:
         samples_ns=np.stack([taken.samples[arm] for taken in kept]),
         load_seconds=float(np.median([a["load_seconds"] for a in firsts])),
         first_call_seconds=float(np.median([a["first_call_seconds"] for a in firsts])),
-        warmup_calls=answers[-1]["calls"],
+        warmup_calls=min(a["calls"] for a in answers),
         same_prediction_rate=min(a["same_prediction_rate"] for a in answers),
         max_logit_difference=max(a["max_logit_difference"] for a in answers),
         energy=total([taken.energy.get(arm) for taken in kept]),

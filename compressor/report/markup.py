@@ -25,7 +25,7 @@ def grid_section(grid: Grid) -> list[str]:
     """Return a table under its title, with the sentence before and those after it."""
     lead = [inline(grid.lead), ""] if grid.lead else []
     rows = [*table(grid.header, grid.rows), ""] if grid.rows else []
-    return section(grid.title, [*lead, *rows, *(f"- {inline(note)}" for note in grid.notes)])
+    return section(inline(grid.title), [*lead, *rows, *(f"- {inline(note)}" for note in grid.notes)])
 
 
 def inline(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from compressor.compare.verdicts import NOISE, Word
 from compressor.report import cells
 from compressor.report.grid import Grid
 from compressor.results import CandidateResult, Comparison, RunResult
@@ -14,10 +15,11 @@ _WORK: Final = (
     "stored tensors, scales and tables with them, over the number of parameters."
 )
 _PAPER: Final = (
-    "On paper a model is as many times faster as it has fewer MACs. Where it falls short of that, the share of the teacher's "
-    "call is given that would have to stay as it was (Amdahl 1967)."
+    "On paper a model is as many times faster as it has fewer MACs. Look-ups, normalisation, activations and the call itself "
+    "are no MACs: where a model falls short, it is said how much of the teacher's call would have to stay as it was "
+    "(Amdahl 1967)."
 )
-_AS_MANY: Final = 0.05  # MACs within this share of the teacher's are not fewer
+_FEWER: Final = 1.2  # from which on the MACs are so many times fewer that what stays can be told
 
 
 def work_grids(result: RunResult) -> tuple[Grid, ...]:
@@ -68,30 +70,26 @@ def _macs(candidate: CandidateResult) -> float | None:
 
 
 def _between(promised: float, found: Comparison, candidate: CandidateResult, teacher: CandidateResult) -> str:
-    """Say why the measured ratio is not the promised one, as far as what was counted tells."""
+    """Say how the measured ratio differs from the promised one, and what was counted that bears upon it."""
     assert found.ratio is not None
+    if found.verdict == Word.inconclusive:
+        return "not known, for the speed-up is not"
     low, high = found.ci95
-    bits = _fewer_bits(candidate, teacher)
-    if abs(promised - 1) <= _AS_MANY:
-        said = ["as many MACs"]
-        if cells.zeros_of(candidate):
-            said.append("zeros are multiplied like other numbers")
-        if bits and low > 1:
-            said.append(f"each costs less in {bits}")
-        elif bits:
-            said.append(f"{bits} {'save no time here' if high >= 1 else 'save less than packing and scaling cost'}")
-        return "; ".join(said)
-    if low <= promised <= high:
-        return "nothing that the interval could tell"
-    if found.ratio > promised:
-        return f"a MAC costs less in {bits}" if bits else "the MACs that are left run at a higher rate"
-    if found.ratio < 1 or promised < 1:
-        return "a MAC costs more"
-    kept = (1 / found.ratio - 1 / promised) / (1 - 1 / promised)
-    return f"{kept:.0%} of the teacher's call is as before: look-ups, normalisation, activations, the call itself"
-
-
-def _fewer_bits(candidate: CandidateResult, teacher: CandidateResult) -> str:
-    """Return the bits of a weight in words, where they are markedly fewer than the teacher's."""
+    said = ["as on paper"]
+    if not low * (1 - NOISE) <= promised <= high * (1 + NOISE):
+        more = promised / found.ratio - 1
+        said = [f"a MAC takes {abs(more):.0%} {'more' if more > 0 else 'less'} time than the teacher's"]
+        if promised > _FEWER and low > 1 and high < promised:
+            least, most = (_kept(promised, ratio) for ratio in (high, low))
+            said.append(f"as if {least:.0%} to {most:.0%} of the teacher's call had stayed as it was")
+    if cells.zeros_of(candidate) and found.verdict != Word.faster:
+        said.append("its zeros save no time")
     ours, theirs = (None if c.work is None else c.work.nominal_bits for c in (candidate, teacher))
-    return f"{ours:.0f} bits instead of {theirs:.0f}" if ours and theirs and ours < 0.9 * theirs else ""
+    if ours and theirs and ours < 0.9 * theirs:
+        said.append(f"stored in {ours:.0f} bits a parameter instead of {theirs:.0f}")
+    return "; ".join(said)
+
+
+def _kept(promised: float, ratio: float) -> float:
+    """Return the share of the teacher's call that must stay as it was, if the rest shrinks as promised (Amdahl's law)."""
+    return (1 / ratio - 1 / promised) / (1 - 1 / promised)

@@ -96,15 +96,10 @@ def trial(
     found = run.runtimes[0]
     if found.refusals or found.null is None:
         raise SystemExit(f"refused: {found.refusals or 'the null arm'}")
-    null = found.null.samples_ns
+    loads = found.timed["base"].samples_ns, found.null.samples_ns
     return {
         name: compare_latency(
-            found.timed[name].samples_ns,
-            found.timed["base"].samples_ns,
-            null_ns=null,
-            names=(name, "base"),
-            runtime="torch",
-            seed=seed,
+            found.timed[name].samples_ns, loads, null=loads, names=(name, "base"), runtime="torch", seed=seed
         )
         for name in names
     }

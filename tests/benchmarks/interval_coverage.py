@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from compressor.compare.bootstrap import paired_difference
-from compressor.compare.verdicts import compare_latency
+from compressor.compare.bootstrap import paired_difference, speed_up
 from compressor.config import BenchConfig
 from compressor.groups import conf_folder
 from compressor.tasks.metrics import Accuracy
@@ -57,7 +56,7 @@ def of_speed_ups(runs: int, shape: tuple[int, ...], seed: int) -> float:
     rng, hits = np.random.default_rng(seed), 0
     for run in range(runs):
         ours, theirs, again = simulated(rng, TRUTH, shape)
-        found = compare_latency(ours, theirs, null_ns=again, names=("fast", "slow"), runtime="none", seed=run).speed_up
+        found = speed_up(ours, (theirs, again), seed=run)
         hits += found.ci95.low <= TRUTH <= found.ci95.high
     return hits / runs
 

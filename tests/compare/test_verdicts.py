@@ -134,7 +134,7 @@ def test_latency(factor: float, noise: float, word: Word) -> None:
 def test_a_null_arm_that_strays_widens_the_threshold_and_is_told() -> None:
     base, fast, null = samples(1, 1), samples(0.93, 2), samples(0.94, 3)
     alone = compare_latency(fast, base, names=NAMES, runtime="torch", seed=0)
-    beside = compare_latency(fast, base, null_ns=null, names=NAMES, runtime="torch", seed=0)
+    beside = compare_latency(fast, (base, null), null=(base, null), names=NAMES, runtime="torch", seed=0)
     assert alone.word is Word.faster
     assert beside.word is Word.inconclusive
     assert beside.unstable
@@ -142,15 +142,10 @@ def test_a_null_arm_that_strays_widens_the_threshold_and_is_told() -> None:
 
 
 def test_an_instrument_that_strays_by_more_than_the_margin_calls_nothing_equivalent() -> None:
-    base, same = samples(1, 1), samples(0.99, 2)
-    assert (
-        compare_latency(same, base, null_ns=samples(0.995, 3), names=NAMES, runtime="torch", seed=0).word
-        is Word.equivalent
-    )
-    assert (
-        compare_latency(same, base, null_ns=samples(0.98, 3), names=NAMES, runtime="torch", seed=0).word
-        is Word.inconclusive
-    )
+    base, same = samples(1, 1), samples(0.995, 2)
+    for strayed, word in ((0.995, Word.equivalent), (0.98, Word.inconclusive)):
+        null = (base, samples(strayed, 3))
+        assert compare_latency(same, base, null=null, names=NAMES, runtime="torch", seed=0).word is word
 
 
 def test_equal_models_are_never_called_different() -> None:

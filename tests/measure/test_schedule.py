@@ -105,9 +105,8 @@ def test_samples_stand_under_their_text() -> None:
 @pytest.mark.parametrize("factor", [1.5, 2.0])
 def test_an_injected_slowdown_is_named(factor: float) -> None:
     samples = measure(base=Sleeper(), slow=Sleeper(factor), null=Sleeper())
-    verdict = compare_latency(
-        samples["slow"], samples["base"], null_ns=samples["null"], names=("slow", "base"), runtime="torch", seed=0
-    )
+    loads = samples["base"], samples["null"]
+    verdict = compare_latency(samples["slow"], loads, null=loads, names=("slow", "base"), runtime="torch", seed=0)
     assert verdict.word is Word.slower
     assert verdict.speed_up.ratio == pytest.approx(1 / factor, rel=0.2)
 

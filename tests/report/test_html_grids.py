@@ -77,9 +77,12 @@ def test_a_run_without_predictions_has_no_section_for_them(tmp_path: Path) -> No
 def test_hostile_names_stay_text() -> None:
     grid = Grid(title=HOSTILE, lead=HOSTILE, header=(HOSTILE, "n"), rows=((HOSTILE, HOSTILE), ("b", "-1.2 (-3..+1)")))
     shown = Examples(best=(HOSTILE,), flips=(grid,), slices=(replace(grid, rows=()),))
-    page = read(to_html(from_run(make_result(), examples=shown)))
+    speeds = (replace(grid, notes=(HOSTILE,)), replace(grid, rows=(), notes=("layer -1 x86",)))
+    page = read(to_html(replace(from_run(make_result(), examples=shown), speeds=speeds)))
+    assert "Beyond single calls, and on paper" in page.text
+    assert "layer -1 x86" in page.text, "of a table without rows its notes are left, in their own words"
     assert page.tags.count("script") == 1 and not any("\x1b" in text for text in page.texts)
-    assert page.text.count("<script>alert(1)</script>") >= 4
+    assert page.text.count("<script>alert(1)</script>") >= 8
     assert "\u22121.2 (\u22123 to +1)" in page.text
 
 

@@ -226,7 +226,8 @@ def _bounds(timed: Latency | None) -> dict[str, float]:
 
 def _noisy(result: RunResult) -> list[str]:
     """Say what the null arm showed on each runtime."""
-    shown = {c.runtime: c.null_ratio for c in result.comparisons if c.runtime and c.null_ratio is not None}
+    compared = [c for c in result.comparisons if c.baseline == result.teacher.name]
+    shown = {c.runtime: c.null_ratio for c in compared if c.runtime and c.null_ratio is not None}
     return [
         f"{runtime}: the instrument's own error, a second load of {result.teacher.name} against the first, is "
         f"{TIMES}{ratio:.3f}"

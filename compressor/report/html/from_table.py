@@ -25,7 +25,8 @@ from compressor.report.verdict import typographic
 POINTS = 1.0  # that a model may lose where the page names the smallest and the fastest
 # What no two runs share.
 _OF_ONE_RUN = (
-    "load_average", "cpu_pressure", "before_measuring", "rounds", "workload", "affinity",
+    "load_average", "cpu_pressure", "before_measuring", "rounds", "workload", "affinity", "scenario_rounds",
+    "throughput_texts",
 )  # fmt: skip
 METHOD = f"""\
 - A row is one chain with one set of options; runs that differ in the seed alone are one row. A model's own folder says how each

@@ -31,8 +31,9 @@ def without_texts(page: str) -> str:
 def _grid(grid: Grid, *, shown: bool) -> str:
     lead = f" <span>{clean(typographic(grid.lead))}</span>" if grid.lead else ""
     said = f"<b>{breakable(grid.title)}</b>{lead}"
+    notes = f"<ul>{''.join(f'<li>{clean(note)}</li>' for note in grid.notes)}</ul>" if grid.notes else ""
     if not grid.rows:
-        return f'<p class="grid-alone">{said}</p>'
+        return f'<p class="grid-alone">{said}</p>{notes}'
     head = "".join(f'<th scope="col">{breakable(name)}</th>' for name in grid.header)
     lines = [
         f'<tr><th scope="row">{breakable(first)}</th>{"".join(f"<td>{clean(typographic(cell))}</td>" for cell in others)}</tr>'
@@ -43,7 +44,6 @@ def _grid(grid: Grid, *, shown: bool) -> str:
         words = (f'<tr class="words"><td colspan="{columns}"><p>{clean(text)}</p></td></tr>' for text in grid.texts)
         lines = [line for pair in zip(lines, words, strict=True) for line in pair]
     body = "".join(lines)
-    notes = f"<ul>{''.join(f'<li>{clean(typographic(note))}</li>' for note in grid.notes)}</ul>" if grid.notes else ""
     return (
         f'<details class="grids"{" open" if shown else ""}><summary>{said}</summary>\n'
         f'<div class="box" tabindex="0" role="region" aria-label="{clean(grid.title)}"><table class="grid">'

@@ -114,7 +114,7 @@ def _speeds(result: RunResult, ordered: Sequence[CandidateResult], runtime: str)
     timed = {c.name: cells.latency_of(c, runtime) for c in ordered}
     values = {n: t.latency_ms_p50 for n, t in timed.items() if t is not None and t.latency_ms_p50 is not None}
     compared = [c for c in result.comparisons if c.runtime == runtime]
-    noise = max((noise_of(c.null_ratio) for c in compared), default=NOISE)
+    noise = max((noise_of(c.null_ratio) for c in compared if c.baseline == result.teacher.name), default=NOISE)
     lead = by_records(values, compared, result.teacher.name, higher=False, noise=noise)
 
     def cell(candidate: CandidateResult) -> Cell:
