@@ -171,7 +171,7 @@ def compare_latency(
     """Judge interleaved samples as `speed_up` takes them.
 
     `faster` or `slower` when the 95 % interval lies wholly beyond the noise threshold, `equivalent` when the 90 % one
-    lies wholly within 2 % of 1. The threshold is `noise_of` the null arm; where that is above 2 %, nothing is equivalent.
+    lies wholly within 2 % of 1. The threshold is `noise_of` the null arm; where that is above 1 %, nothing is equivalent.
 
     Args:
         candidate_ns: The candidate's calls.
@@ -190,23 +190,23 @@ def compare_latency(
 
 
 def noise_of(null_ratio: float | None) -> float:
-    """Return how close to 1 a ratio is never called a difference: 1 %, or twice what the null arm shows.
+    """Return how close to 1 a ratio is never called a difference: 1 %, or as far as the null arm strayed, if that is farther.
 
-    Where a model lies in memory moves each load of each model, and one draw of that is no bound for another.
+    What differs from load to load is in the interval of a ratio; this is for what is not.
     """
-    return NOISE if null_ratio is None else max(NOISE, 2 * abs(null_ratio - 1))
+    return NOISE if null_ratio is None else max(NOISE, abs(null_ratio - 1))
 
 
 def latency_word(ci95: Interval, ci90: Interval, noise: float) -> Word:
     """Return the verdict on a speed-up from its intervals; ratios within `noise` of 1 are no difference.
 
-    An instrument whose noise is above `SAME` cannot tell that two are the same.
+    An instrument that errs by more than `NOISE` cannot tell that two models are the same.
     """
     if ci95.low > 1 + noise:
         return Word.faster
     if ci95.high < 1 - noise:
         return Word.slower
-    told = noise <= SAME and ci90.low > 1 - SAME and ci90.high < 1 + SAME
+    told = noise <= NOISE and ci90.low > 1 - SAME and ci90.high < 1 + SAME
     return Word.equivalent if told else Word.inconclusive
 
 

@@ -194,7 +194,7 @@ def test_ratios_of_other_machines_and_protocols_stay_in_their_columns(tmp_path: 
 
 
 def test_a_check_that_strayed_is_no_less_doubtful_side_by_side(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", Model(speeds={"torch": 1.05}, spread=0.01, null_ratio=1.03))
+    write_run(tmp_path / "a", Model(speeds={"torch": 1.05}, spread=0.01, null_ratio=1.045))
     write_run(tmp_path / "b", Model(speeds={"torch": 1.0}, spread=0.001), settings={"student.layers": 3})
     found = compare(load_runs([tmp_path]))
     assert diff(found, "distill", "distill student.layers=3").speed[0].verdict == "inconclusive"
