@@ -164,10 +164,9 @@ def _of_scenario(
             joules, batches = ours.energy.joules, ours.samples_ns.shape[-1]
             found["joules_per_text"] = None if joules is None else joules / (ours.energy.calls / batches * texts)
             found["energy_unavailable"] = ours.energy.reason
-        doubts = _doubts(timed, run)
-        if scenario is not Scenario.surface:  # too few loads to know any of its ratios so well
-            doubts += tuple(_unknown(speed))
-        yield ScenarioSpeed(**found, unstable=doubts)
+        # The surface's few loads tell no ratio so well, and each stands there with its interval.
+        hardly_known = [] if scenario is Scenario.surface else _unknown(speed)
+        yield ScenarioSpeed(**found, unstable=(*_doubts(timed, run), *hardly_known))
 
 
 def _figure(calls_ms: NDArray[np.float64], texts: int) -> dict[str, Any]:
