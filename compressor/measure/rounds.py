@@ -20,7 +20,7 @@ from compressor.measure import noise
 from compressor.measure.energy import Energy, Meter
 from compressor.measure.processes import side_by_side
 from compressor.measure.schedule import Arm, load_order, schedule
-from compressor.measure.talk import Hung, Talker
+from compressor.measure.talk import Hung, Talker, decoded, encoded
 from compressor.results import NULL, PADDED
 
 if TYPE_CHECKING:
@@ -118,18 +118,23 @@ def _attempt(
                 if arm in arms and (why := answer.get("refusal")):
                     _drop(arm, why, arms, refusals)
             workers.ask_each(arms, do="begin")
+            calls = list(schedule(list(arms), texts=texts, blocks=blocks, seed=seed, load=load))
+            questions = [encoded(do="call", arm=call.arm.name, text=call.text) for call in calls]
             settled = _settle(workers, arms, bench, texts=texts, seed=[*seed, load])
             if meter is not None:
                 (meter.resume if load else meter.begin)()  # everybody sleeps
             before = noise.read()
-            for block, text, arm in schedule(list(arms), texts=texts, blocks=blocks, seed=seed, load=load):
+            said: list[bytes] = []
+            for call, question in zip(calls, questions, strict=True):
                 mark = None if meter is None else meter.read()
-                samples[arm][load, block, text] = workers.ask(arm, do="call", text=text)["ns"]
+                said.append(workers.say(call.arm, question))
                 if meter is not None:
-                    meter.add(arm, mark)
+                    meter.add(call.arm, mark)
             if meter is not None:
                 meter.pause()
             spans.append((before, noise.read()))
+            for (block, text, arm), line in zip(calls, said, strict=True):
+                samples[arm][load, block, text] = decoded(line)["ns"]
             for arm, agreement in workers.ask_each(arms, do="end").items():
                 answers[arm][-1] |= agreement
                 answers[arm][-1]["calls"] += settled
@@ -204,11 +209,22 @@ class _Workers:
                 said |= {arm: answer[arm.name] for arm in own if arm.name in answer}
         return said
 
+    def say(self, arm: Arm, question: bytes) -> bytes:
+        """Ask an encoded question of one arm, whose name is in it; return its answer as it came."""
+        try:
+            return self._talkers[arm.runtime].say(question)
+        except MeasureError as error:
+            raise _failed([arm], error) from error
+
     def _ask(self, runtime: str, about: Sequence[Arm], **question: Any) -> dict[str, Any]:
         try:
             return self._talkers[runtime].ask(**question)
         except MeasureError as error:
-            raise _Failed(about, error.got, final=isinstance(error, Hung)) from error
+            raise _failed(about, error) from error
+
+
+def _failed(about: Sequence[Arm], error: MeasureError) -> _Failed:
+    return _Failed(about, error.got, final=isinstance(error, Hung))
 
 
 def _worker(runtime: str, bench: BenchConfig, workdir: Path, first: Mapping[str, str]) -> Talker:

@@ -21,6 +21,17 @@ from compressor.errors import MeasureError
 from compressor.measure.processes import job_file, outcome, running, signal_group, worker_environment
 
 _TO_END_S: Final = 10.0  # for a worker that has closed its ear; then it is killed
+_CHUNK: Final = 1 << 16  # bytes read at once
+
+
+def encoded(**values: Any) -> bytes:
+    """Return a question or an answer as it is sent: JSON on a line."""
+    return json.dumps(values, allow_nan=False).encode() + b"\n"
+
+
+def decoded(line: bytes) -> dict[str, Any]:
+    """Return what was sent."""
+    return dict(json.loads(line))
 
 
 class Hung(MeasureError):
@@ -52,6 +63,7 @@ class Talker:
         """
         self._name, self._timeout_s = name, timeout_s
         self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(timeout_s)
         path = job_file({**job, "talk": theirs.fileno(), "cores": sorted(cores)}, folder)
         self._result, self._log = folder / "result.json", folder / "worker.log"
         with self._log.open("wb") as log:
@@ -66,7 +78,6 @@ class Talker:
             )
         theirs.close()
         running.add(self._process)
-        self._replies = self._socket.makefile("rb")
 
     def __enter__(self) -> Talker:
         return self
@@ -77,11 +88,18 @@ class Talker:
         signal_group(self._process, signal.SIGKILL)  # and whatever it left behind
         self._process.wait()
         running.discard(self._process)
-        self._replies.close()
         self._socket.close()
 
     def ask(self, **question: Any) -> dict[str, Any]:
-        """Send a question, wait for the answer.
+        """Send a question, wait for the answer; raises what `say` raises."""
+        return decoded(self.say(encoded(**question)))
+
+    def say(self, question: bytes) -> bytes:
+        """Send an encoded question, wait for the answer and return it as it came.
+
+        While somebody is timed, this is all that runs. After a model's call nothing of ours is in a cache any more, and every
+        line of Python costs several times what it does in a loop: encoding and decoding would take another 0.6 ms of our time
+        beside each call of 50 ms, where this takes 0.5.
 
         Raises:
             Hung: It did not answer in time, and is gone.
@@ -89,16 +107,18 @@ class Talker:
             CompressorError: It met one of the user's errors; it is raised here as it was there.
         """
         try:
-            self._socket.settimeout(self._timeout_s)
-            self._socket.sendall(json.dumps(question).encode() + b"\n")
-            line = self._replies.readline()
+            self._socket.sendall(question)
+            line = self._socket.recv(_CHUNK)
+            while line and not line.endswith(b"\n"):
+                more = self._socket.recv(_CHUNK)
+                line = line + more if more else b""
         except TimeoutError:
             self._end(0.0)
             raise Hung(f"{self._name} gave no answer within {self._timeout_s:g} s and was ended") from None
         except OSError:  # it is gone
             line = b""
-        if line.endswith(b"\n"):
-            return dict(json.loads(line))
+        if line:
+            return line
         outcome(self._end(_TO_END_S), self._result, self._log, self._name, None)
         raise MeasureError(f"{self._name} ended before it was told to")
 
@@ -120,8 +140,8 @@ class Listener:
     def question(self) -> dict[str, Any] | None:
         """Sleep until there is a question; None when nobody will ask any more."""
         line = self._questions.readline()
-        return dict(json.loads(line)) if line.endswith(b"\n") else None
+        return decoded(line) if line.endswith(b"\n") else None
 
     def answer(self, **values: Any) -> None:
         """Answer the last question."""
-        self._socket.sendall(json.dumps(values, allow_nan=False).encode() + b"\n")
+        self._socket.sendall(encoded(**values))

@@ -29,6 +29,7 @@ from compressor.compare.bootstrap import SpeedUp, speed_up  # noqa: E402
 from compressor.config import BenchConfig, TaskConfig  # noqa: E402
 from compressor.measure import noise, processes  # noqa: E402
 from compressor.measure.rounds import _worker  # noqa: E402
+from compressor.measure.talk import decoded, encoded  # noqa: E402
 from compressor.measure.workload import Replay, numpy_inputs  # noqa: E402
 from compressor.tasks import build_task  # noqa: E402
 from compressor.testing.tiny import tiny_bert, tiny_examples, tiny_tokenizer  # noqa: E402
@@ -76,10 +77,11 @@ def observe(
         with _worker("torch", BenchConfig(timeout_s=300), folder, place) as worker:
             if why := worker.ask(do="load", arm="it", **place).get("refusal"):
                 raise SystemExit(why)
-            worker.ask(do="warm", arm="it", calls=200)
+            worker.ask(do="warm", arm="it", calls=50)
             worker.ask(do="begin")
-            for block in range(blocks):
-                order = rng.permutation(texts).tolist()
+            orders = [rng.permutation(texts).tolist() for _ in range(blocks)]
+            questions = [[encoded(do="call", arm="it", text=text) for text in order] for order in orders]
+            for block, order in enumerate(orders):
                 for asked in rng.permutation([True, False]):
                     if not asked:
                         alone[block, order] = worker.ask(do="loop", arm="it", texts=order)["ns"]
@@ -87,18 +89,18 @@ def observe(
                     started, processor = time.perf_counter(), time.process_time()
                     if block % ROUND == 0:
                         noise.read()
-                    for text in order:
-                        observed[block, text] = worker.ask(do="call", arm="it", text=text)["ns"]
+                    said = [worker.say(question) for question in questions[block]]
                     if block % ROUND == ROUND - 1:
                         noise.read()
                     wall += time.perf_counter() - started
                     used += time.process_time() - processor
+                    observed[block, order] = [decoded(answer)["ns"] for answer in said]
     finally:
         processes.OPENER = before[0]
         del os.environ["PYTHONPATH"]
         if before[1] is not None:
             os.environ["PYTHONPATH"] = before[1]
-    said = noise.Conditions.during([(conditions, noise.read())]).complaints()
+    complaints = noise.Conditions.during([(conditions, noise.read())]).complaints()
     p99 = None
     if observed.size >= LEAST_CALLS:
         p99 = float(np.quantile(observed, 0.99) / np.quantile(alone, 0.99)) - 1
@@ -109,7 +111,7 @@ def observe(
         parent=used / wall,
         calls=observed.size,
         call_ms=float(np.median(alone)) / 1e6,
-        complaints=tuple(said),
+        complaints=tuple(complaints),
     )
 
 

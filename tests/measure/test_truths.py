@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TRIES = 3
+TRIES, ENOUGH = 5, 2
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
@@ -26,13 +26,13 @@ def test_memory_of_known_size_is_found_within_three_per_cent(tmp_path: Path) -> 
 def test_observing_costs_no_more_than_is_allowed(tmp_path: Path) -> None:
     """Few calls refute an effect that is large, and show none that is small; those of a busy machine do not even that.
 
-    An interval of 95 % is wrong once in twenty times, and the tests beside this one are no quiet machine: an effect that is
-    there is there each time.
+    An interval of 95 % is wrong once in twenty times, and the tests beside this one are no quiet machine, whatever its counters
+    say: an effect that is there is there each time, and once is no time.
     """
     quiet: list[str] = []
     for seed in range(TRIES):
         found = observer_effect.observe(
-            tmp_path / str(seed), blocks=6, texts=6, layers=6, hidden=384, batch=8, seed=seed
+            tmp_path / str(seed), blocks=6, texts=6, layers=6, hidden=384, batch=16, seed=seed
         )
         assert found.p99 is None, "36 calls have no 99th percentile"
         if found.complaints:
@@ -42,6 +42,6 @@ def test_observing_costs_no_more_than_is_allowed(tmp_path: Path) -> None:
         refuted = low > observer_effect.P50 or high < -observer_effect.P50
         if not refuted and found.parent < observer_effect.PARENT:
             return
-    if not quiet:
-        pytest.skip(f"{TRIES} times other work disturbed the machine")
+    if len(quiet) < ENOUGH:
+        pytest.skip(f"other work disturbed the machine in {TRIES - len(quiet)} of {TRIES} tries; the others: {quiet}")
     pytest.fail(f"more than is allowed each time that the machine was quiet: {quiet}")
