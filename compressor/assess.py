@@ -115,6 +115,7 @@ def assess(
             **environment(threads=config.bench.threads),
             "before_measuring": before,
             "data": data.fingerprint,
+            "splits": data.digests(),
             "workload": _workload_record(measured, config),
             "rounds": round_records(measured.latency),
             **_scenario_facts(measured),

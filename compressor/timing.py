@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from compressor.compare.bootstrap import Calls
+from compressor.compare.bootstrap import Calls, median_interval
 from compressor.compare.stability import doubts, unknown
-from compressor.compare.statistics import median_interval, percentile_bound, percentile_needs
+from compressor.compare.statistics import percentile_bound, percentile_needs
 from compressor.compare.verdicts import LatencyVerdict, compare_latency
 from compressor.measure.latency import Complaint, Judge, LatencyResult, LatencyRun
 from compressor.measure.rounds import Samples
@@ -96,7 +96,7 @@ def latency_record(
             batch_size=timed.batch_size,
             refusal=timed.refusals.get(name, "it was not timed"),
         )
-    calls_ms = samples.samples_ns.ravel() / 1e6
+    calls_ms = samples.samples_ns / 1e6
     interval = median_interval(calls_ms)
     return Latency(
         runtime=timed.runtime,
@@ -108,7 +108,7 @@ def latency_record(
         samples=calls_ms.size,
         same_prediction_rate=samples.same_prediction_rate,
         percentiles=tuple(
-            Percentile(level=level, bound_ms=percentile_bound(calls_ms, level), needs=percentile_needs(level))
+            Percentile(level=level, bound_ms=percentile_bound(calls_ms.ravel(), level), needs=percentile_needs(level))
             for level in _PERCENTILES
         ),
         rounds=sum(r.kept for r in run.rounds),
@@ -154,7 +154,7 @@ def _of_scenario(
             chosen = samples_ns[..., where]
             return chosen.sum(axis=-1, keepdims=True) if texts else chosen  # a pass over all batches is one sample
 
-        found: dict[str, Any] = common | shape | _figure(part(ours.samples_ns).ravel() / 1e6, texts)
+        found: dict[str, Any] = common | shape | _figure(part(ours.samples_ns) / 1e6, texts)
         speed = compare_speeds(name, baseline, timed, seed=seed, part=part)
         if speed is not None:
             ci95 = speed.speed_up.ci95
@@ -170,7 +170,7 @@ def _of_scenario(
 
 
 def _figure(calls_ms: NDArray[np.float64], texts: int) -> dict[str, Any]:
-    """Return the median with its interval: of milliseconds, or of texts a second where each sample is of so many texts."""
+    """Return the median of [..., blocks, texts] with its interval: milliseconds, or texts a second of so many a sample."""
     values = texts / (calls_ms / 1e3) if texts else calls_ms
     interval = median_interval(values)
     return {

@@ -53,6 +53,7 @@ class Model:
     spread: float = 0.01  # half of the speed-up's interval, as a share
     null_ratio: float = 1.001
     verdicts: bool = True
+    unstable: tuple[str, ...] = ()
     changed: tuple[int, int] | None = None  # answers gained and lost against the teacher, as the run recorded them
 
 
@@ -157,7 +158,10 @@ def _candidate(model: Model, right: np.ndarray, threads: int, base_ms: float) ->
         parameters=model.parameters,
         size_bytes=model.size_bytes,
         metrics={"accuracy": accuracy},
-        latency=tuple(_latency(runtime, speed, threads, base_ms) for runtime, speed in model.speeds.items()),
+        latency=tuple(
+            replace(_latency(runtime, speed, threads, base_ms), unstable=model.unstable)
+            for runtime, speed in model.speeds.items()
+        ),
         peak_memory_bytes=model.memory,
         path=f"candidates/{model.name}",
         agreement={} if model.changed is None else {"test": _agreement(*model.changed, len(right))},

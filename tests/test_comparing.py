@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from run_folders import Model, write_run, write_status  # noqa: E402 - found through the line above
+from run_folders import Model, N, write_run, write_status  # noqa: E402 - found through the line above
 
+from compressor import commit  # noqa: E402
 from compressor.comparing import main  # noqa: E402
+from compressor.results import CandidateResult, MetricValue  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +102,81 @@ def test_out_writes_a_whole_file_or_none(place: Path, tmp_path: Path, capsys: py
     assert code_of(str(place), "--pick", "smallest", "--within", "-1", "--out", str(tmp_path / "t.csv")) == 2
     assert (tmp_path / "t.csv").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.json"], "no partial file is left"
+
+
+def test_out_goes_behind_links_and_into_pipes(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.csv").symlink_to(tmp_path / "t.csv")
+    main([str(place), "--format", "csv", "--out", str(tmp_path / "link.csv")])
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "t.csv").read_text().startswith("candidate,")
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "pipe").read_text)
+        main([str(place), "--format", "csv", "--out", str(tmp_path / "pipe")])
+        assert read.result() == (tmp_path / "t.csv").read_text()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("option", ["--out", "--archive", "--plots"])
+def test_nothing_is_written_into_a_run_folder(place: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert code_of(str(place), option, str(place / "0" / "x.html")) == 2
+    assert "a run folder, which it would damage" in capsys.readouterr().err
+    assert not (place / "0" / "x.html").exists() and commit.is_complete(place / "0")
+
+
+@pytest.mark.parametrize("option", ["--out", "--archive", "--plots"])
+def test_an_empty_name_is_refused(place: Path, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert code_of(str(place), option, "") == 2
+    assert "an empty name" in capsys.readouterr().err
+    assert code_of("") == 2
+
+
+@pytest.mark.parametrize("where", [".", "/"])
+def test_a_folder_is_no_file_to_write(place: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:
+    assert code_of(str(place), "--out", where) == 2
+    assert f"--out {where} is a folder" in capsys.readouterr().err
+
+
+def test_a_task_without_the_metric_is_named_and_strict_minds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "a", Model())
+    write_run(tmp_path / "b", Model(), task="other", changes=with_metric("f1"))
+    assert code_of(str(tmp_path), "--metric", "f1", "--strict") == 7
+    shown = capsys.readouterr()
+    assert "2 folders: 1 ok, 1 no such metric" in shown.out
+    assert "a: no such metric ('f1' is not among accuracy)" in shown.out
+
+
+def with_metric(name: str) -> dict:
+    """Return changes to a run in which the metric has another name."""
+    value = MetricValue(value=0.8, ci95=(0.7, 0.9), n=N, higher_is_better=True)
+    candidates = [
+        CandidateResult(name=n, role=r, lineage=(), parameters=1, size_bytes=1, metrics={name: value}, latency=())
+        for n, r in (("teacher", "teacher"), ("distill", "result"))
+    ]
+    return {"candidates": tuple(candidates), "comparisons": ()}
+
+
+@pytest.mark.parametrize("text", [None, "no JSON"])
+def test_predictions_that_are_none_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None
+) -> None:
+    write_run(tmp_path / "a", Model())
+    run = write_run(tmp_path / "b", Model(), settings={"student.layers": 3})
+    file = run / "predictions" / "distill-test.parquet"
+    table = pq.read_table(file)
+    column = pa.array([text, *table["prediction"].to_pylist()[1:]])
+    with commit.partial_folder(tmp_path / "c") as partial:
+        for path in run.iterdir():
+            if path.name != commit.MANIFEST:
+                (shutil.copytree if path.is_dir() else shutil.copy)(path, partial / path.name)
+        table = table.set_column(table.schema.get_field_index("prediction"), "prediction", column)
+        pq.write_table(table, partial / "predictions" / file.name)
+    shutil.rmtree(run)
+    main([str(tmp_path), "--diff", "distill", "distill student.layers=3"])
+    assert "not compared: accuracy on rotten_tomatoes" in capsys.readouterr().out
+    main([str(tmp_path)])
+    assert "cannot be read" in capsys.readouterr().out
 
 
 def test_plots_that_cannot_be_written_are_an_error(

@@ -153,11 +153,7 @@ def speed_up(candidate_ns: Calls | Loads, baseline_ns: Calls | Loads, *, seed: i
     shape = ours[0].shape
     if len(shapes) > 1 or len(shape) not in (2, 3, 4) or math.prod(shape[:-1]) < 2:
         raise ValueError(f"samples of shapes {', '.join(map(str, shapes))}")
-    blocks = np.mean([centre(np.log(slow / fast)) for fast in ours for slow in theirs], axis=0)
-    while blocks.ndim > 1 and len(blocks) == 1:
-        blocks = blocks[0]
-    if blocks.ndim == 2 and len(blocks) >= _FEWEST_PAIRED and len(blocks) % 2 == 0:
-        blocks = blocks.reshape(len(blocks) // 2, -1)
+    blocks = _units(np.mean([centre(np.log(slow / fast)) for fast in ours for slow in theirs], axis=0))
     if blocks.ndim > 1:
         logs = blocks.reshape(len(blocks), -1).mean(axis=1)
         ci95, ci90 = (mean_interval(list(logs), confidence) for confidence in (0.95, 0.90))
@@ -168,6 +164,31 @@ def speed_up(candidate_ns: Calls | Loads, baseline_ns: Calls | Loads, *, seed: i
         means = logs[rng.integers(0, len(logs), (RESAMPLES, len(logs)))].mean(axis=1)
         ends = [_expanded(means, len(logs), confidence) for confidence in (0.95, 0.90)]
     return SpeedUp(ratio=math.exp(logs.mean()), ci95=ends[0], ci90=ends[1], units=len(logs))
+
+
+def median_interval(values: NDArray[np.float64]) -> Interval | None:
+    """Return the 95 % interval of the median of calls, shaped as `speed_up` takes them; None where nothing was repeated.
+
+    Calls of one load are no independent samples of what a model takes: where it lies in memory shows in all of them. So the
+    units are those of `speed_up`, and the interval is Student's of the logarithms of their medians. It says how far the run
+    would come out elsewhere on the machine as it was, and nothing about the machine of another day.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    units = _units(np.arange(len(rows)).reshape(values.shape[:-1]))
+    if len(units) < 2:
+        return None
+    found = mean_interval([math.log(np.median(rows[unit])) for unit in units])
+    middle = float(np.median(values))
+    return Interval(min(math.exp(found.low), middle), max(math.exp(found.high), middle))
+
+
+def _units(blocks: NDArray[Any]) -> NDArray[Any]:
+    """Return what stands for each block by the highest level that was repeated, [units, ...]; [blocks] where none was."""
+    while blocks.ndim > 1 and len(blocks) == 1:
+        blocks = blocks[0]
+    if blocks.ndim == 2 and len(blocks) >= _FEWEST_PAIRED and len(blocks) % 2 == 0:
+        blocks = blocks.reshape(len(blocks) // 2, -1)
+    return blocks
 
 
 def centre(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
 """Which results of many runs are one candidate: the same chain with the same options on the same teacher.
 
 The seed, what is measured and how long it takes, the device and the folder are no options: runs that differ in these alone are
-repeats of one candidate. Of the task's settings those count that vary between runs of one task (transfer text, say); the task
-itself is a column, so that a chain on three tasks is one row.
+repeats of one candidate. Of the task's settings those count that vary between runs of one task (transfer text, say), and so
+do its examples, where a file of the same name holds others; the task itself is a column, so that a chain on three tasks is one
+row.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from compressor.compare.runs import Run
@@ -19,6 +21,7 @@ from compressor.results import CandidateResult, Comparison
 
 TEACHER = "teacher"
 _FOREIGN_TO_TEACHER = ("task.unlabelled", "task.unlabelled_limit")  # text that only students read
+_DATA, _EXAMPLES = "task.data", "task.examples"  # what stands for all splits, and how many examples are tested
 _NO_OPTIONS = ("task.name", "task.accept_licence", "teacher.train.checkpoint_seconds", "teacher.train.cache_gb",
                "train.checkpoint_seconds", "train.cache_gb")  # fmt: skip
 
@@ -79,14 +82,14 @@ class Candidate:
 
 def join(runs: Sequence[Run]) -> tuple[Candidate, ...]:
     """Return the candidates of all runs, teachers first, then in the order in which they appear."""
-    varying = _varying_task_settings(runs)
+    varying, data = _varying_task_settings(runs), _varying_data(runs)
     groups: dict[str, tuple[dict[str, Any], list[Arm]]] = {}
     for run in runs:
         teacher = options_of(run, run.result.teacher)
         digest = hashlib.sha256(json.dumps(teacher, sort_keys=True).encode()).hexdigest()[:6]
         recipe = f"{teacher.get('teacher.checkpoint')}, recipe {digest}"
         for result in run.result.candidates:
-            options = options_of(run, result, varying)
+            options = options_of(run, result, varying) | data[run.folder]
             key = json.dumps(options, sort_keys=True)
             groups.setdefault(key, (options, []))[1].append(Arm(run=run, result=result, teacher_recipe=recipe))
     ordered = sorted(groups.values(), key=lambda group: group[1][0].result.role != TEACHER)
@@ -128,6 +131,33 @@ def _varying_task_settings(runs: Sequence[Run]) -> set[str]:
         for key, value in _flat("task", run.config["task"]):
             seen.setdefault((run.result.task, key), set()).add(json.dumps(value))
     return {key for (_, key), values in seen.items() if len(values) > 1}
+
+
+def _varying_data(runs: Sequence[Run]) -> dict[Path, dict[str, Any]]:
+    """Return by its folder what tells a run's examples from those of others of its task; nothing where all have the same.
+
+    Older results say how many there are, and no more.
+    """
+    known = {run.folder: {_EXAMPLES: _tested(run), _DATA: _digest(run)} for run in runs}
+    found: dict[Path, dict[str, Any]] = {run.folder: {} for run in runs}
+    for task in {run.result.task for run in runs}:
+        ours = [run.folder for run in runs if run.result.task == task]
+        for key in (_EXAMPLES, _DATA):
+            if len({known[folder][key] for folder in ours} - {None}) > 1:
+                for folder in ours:
+                    found[folder][key] = known[folder][key]
+    return found
+
+
+def _tested(run: Run) -> int | None:
+    return next((metric.n for name, metric in run.result.teacher.metrics.items() if "@" not in name), None)
+
+
+def _digest(run: Run) -> str | None:
+    splits = run.result.environment.get("splits")
+    if not isinstance(splits, Mapping):
+        return None
+    return hashlib.sha256(json.dumps(splits, sort_keys=True, default=str).encode()).hexdigest()[:6]
 
 
 def _flat(prefix: str, values: object) -> Iterator[tuple[str, Any]]:

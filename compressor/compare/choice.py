@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from compressor.compare.pairing import significance
-from compressor.compare.ranking import Mark, by_intervals, by_tests
-from compressor.compare.rows import Row, noise_in
+from compressor.compare.ranking import Mark, by_counts, by_intervals, by_tests
+from compressor.compare.rows import Row, SpeedCell, noise_in
 from compressor.compare.table import Table
 from compressor.compare.values import Value
+from compressor.compare.verdicts import Word
 from compressor.errors import CompressorError, ConfigError
 
 
@@ -86,11 +87,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """A candidate as the question sees it."""
+    """A candidate as the question sees it; `doubts` are about its timing, where that matters."""
 
     label: str
     value: Value  # of what is wanted
     checks: tuple[Check, ...]
+    doubts: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -212,7 +214,15 @@ def _option(row: Row, question: Question, key: tuple[str, str] | None) -> Option
     }[question.want]
     if wanted is None:
         return "not timed beside its teacher"
-    return Option(label=row.label, value=wanted, checks=tuple(checks))
+    return Option(label=row.label, value=wanted, checks=tuple(checks), doubts=_doubts(timed, question.want))
+
+
+def _doubts(timed: SpeedCell | None, want: Want) -> tuple[str, ...]:
+    """Return what speaks against a timing: the runs' own doubts, and a speed-up that is no verdict."""
+    if timed is None:
+        return ()
+    unclear = want is Want.fastest and timed.verdict is not None and timed.verdict != Word.faster
+    return (*([f"against its teacher it is {timed.verdict}"] if unclear else []), *timed.unstable)
 
 
 def _check(name: str, value: Value, bound: float, *, above: bool, scale: float | None = None) -> Check:
@@ -231,10 +241,10 @@ def _check(name: str, value: Value, bound: float, *, above: bool, scale: float |
 def _tied(table: Table, question: Question, fitting: Sequence[Option]) -> tuple[str, ...]:
     """Return who cannot be told from the first in what is wanted."""
     values = {option.label: option.value for option in fitting}
-    if question.want is not Want.accurate:
-        fastest = question.want is Want.fastest
-        noise = noise_in(table.rows, (question.task or "", _setting(table, question))) if fastest else 0.0
-        marks = by_intervals(values, higher=fastest, noise=noise)
+    if question.want is Want.smallest:
+        marks = by_counts(values)
+    elif question.want is Want.fastest:
+        marks = by_intervals(values, noise=noise_in(table.rows, (question.task or "", _setting(table, question))))
     else:
         task = question.task or ""
         metric, higher = table.metrics[task], _higher(table, task)

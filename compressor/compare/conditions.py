@@ -8,7 +8,15 @@ from string import ascii_uppercase
 from typing import Any
 
 _UNAVAILABLE = "unavailable"
-_SOFTWARE = ("torch", "onnxruntime", "openvino")
+_SOFTWARE = ("torch", "transformers", "onnxruntime", "openvino")
+_DECISIVE = (
+    "KMP_AFFINITY",
+    "GOMP_CPU_AFFINITY",
+    "LD_PRELOAD",
+    "MALLOC_ARENA_MAX",
+    "ONEDNN_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +104,14 @@ class Setting:
 
 
 def software(environment: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Return the versions of what executes models."""
-    packages = environment.get("packages")
-    known = packages if isinstance(packages, Mapping) else {}
-    return tuple((name, str(known[name])) for name in _SOFTWARE if name in known)
+    """Return the versions of what executes models, and the variables that tell it how, where they were set."""
+    packages, variables = (_mapping(environment.get(key)) for key in ("packages", "variables"))
+    versions = [(name, str(packages[name])) for name in _SOFTWARE if name in packages]
+    return (*versions, *((name, str(variables[name])) for name in _DECISIVE if name in variables))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def settings(keys: Iterable[tuple[str, str, Conditions]]) -> dict[tuple[str, str, Conditions], Setting]:

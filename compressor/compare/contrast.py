@@ -19,13 +19,21 @@ from compressor.errors import CompressorError, ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedContrast:
-    """How many times faster the first is than the second in one setting; above 1 the first is faster."""
+    """How many times faster the first is than the second in one setting; above 1 the first is faster.
+
+    `one_run` says whether both were interleaved in one run; else the ratio is the quotient of theirs to the teacher.
+    """
 
     task: str
     setting: str
     ratio: Value
     verdict: str | None
-    how: str
+    one_run: bool
+
+    @property
+    def how(self) -> str:
+        """How it is known, in words."""
+        return "interleaved in one run" if self.one_run else "through the teacher that was interleaved with each"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,14 +107,14 @@ def _ratio(ours: Row, theirs: Row, setting: Setting) -> SpeedContrast | None:
     """Return the ratio that one run measured by itself, else the quotient of the two ratios to the teacher."""
     key = setting.task, setting.label
     value, word = _in_one_run(ours, theirs, setting)
-    how = "interleaved in one run"
+    one_run = value is not None
     if value is None:
         first, second = (exact(1.0) if row.is_teacher else row.speed[key].speed_up for row in (ours, theirs))
         if first is None or second is None:
             return None
-        value, how = quotient(first, second), "through the teacher that was interleaved with each"
+        value = quotient(first, second)
     word = word or ratio_word(value, furthest(row.speed[key].null_ratio for row in (ours, theirs)))
-    return SpeedContrast(task=setting.task, setting=setting.label, ratio=value, verdict=word, how=how)
+    return SpeedContrast(task=setting.task, setting=setting.label, ratio=value, verdict=word, one_run=one_run)
 
 
 def _in_one_run(ours: Row, theirs: Row, setting: Setting) -> tuple[Value | None, str | None]:

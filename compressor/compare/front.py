@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import partial
 
 from compressor.compare.pairing import significance
-from compressor.compare.ranking import ALPHA
+from compressor.compare.ranking import ALPHA, SAME_COUNT
 from compressor.compare.rows import OTHER_EXAMPLES, Row
 from compressor.compare.table import Table
 from compressor.compare.values import Value, exact
@@ -89,12 +89,11 @@ def _front(table: Table, task: str, against: str, other: Callable[[Row], Value |
             left_out.append((row.label, "not timed here"))
         else:
             rows.append((row, cell.score, _required(other(row))))
-    sign = 1.0 if higher else -1.0
     better = 1.0 if not rows or rows[0][0].quality[task].higher_is_better else -1.0
     rows.sort(key=lambda found: -better * found[1].value)
 
     def beats(a: tuple[Row, Value, Value], b: tuple[Row, Value, Value]) -> bool:
-        gains = better * (a[1].value - b[1].value), sign * (a[2].value - b[2].value)
+        gains = better * (a[1].value - b[1].value), _gain(a[2], b[2], higher=higher)
         return min(gains) >= 0 and max(gains) > 0
 
     points = []
@@ -102,7 +101,7 @@ def _front(table: Table, task: str, against: str, other: Callable[[Row], Value |
         dominators = [r for r in rows if r is not found and beats(r, found)]
         place = Place.front
         if dominators:
-            place = Place.dominated if _certain(table, task, found, dominators, sign) else Place.perhaps
+            place = Place.dominated if _certain(table, task, found, dominators, higher=higher) else Place.perhaps
         by = tuple(r[0].label for r in dominators)
         points.append(Point(label=found[0].label, quality=found[1], other=found[2], place=place, by=by))
     return Front(task=task, metric=table.metrics[task], against=against, points=tuple(points), left_out=tuple(left_out))
@@ -113,11 +112,12 @@ def _certain(
     task: str,
     found: tuple[Row, Value, Value],
     dominators: Sequence[tuple[Row, Value, Value]],
-    sign: float,
+    *,
+    higher: bool,
 ) -> bool:
     """Tell whether one of the dominators beats a candidate beyond the noise in both columns."""
     metric = table.metrics[task]
-    clear = [d for d in dominators if _no_worse(d[2], found[2], sign)][:_TRIED]
+    clear = [d for d in dominators if _no_worse(d[2], found[2], higher=higher)][:_TRIED]
     for row, _, _ in clear:
         try:
             arms = [r.candidate.scored(task, metric) for r in (row, found[0])]
@@ -130,10 +130,19 @@ def _certain(
     return False
 
 
-def _no_worse(ours: Value, theirs: Value, sign: float) -> bool:
+def _gain(ours: Value, theirs: Value, *, higher: bool) -> float:
+    """Return by how much one is ahead in the other column: in speed, or in bytes, of which nearly as many are as many."""
+    if higher:
+        return ours.value - theirs.value
+    return 0.0 if ours.overlaps(theirs, noise=SAME_COUNT) else theirs.value - ours.value
+
+
+def _no_worse(ours: Value, theirs: Value, *, higher: bool) -> bool:
     if ours.ci95 is None or theirs.ci95 is None:
         return False
-    return ours.ci95.low >= theirs.ci95.high if sign > 0 else ours.ci95.high <= theirs.ci95.low
+    if higher:
+        return ours.ci95.low >= theirs.ci95.high
+    return _gain(ours, theirs, higher=False) == 0.0 or ours.ci95.high <= theirs.ci95.low
 
 
 def _required(value: Value | None) -> Value:

@@ -235,8 +235,11 @@ def _read(path: Path) -> Predictions:
         if not (np.diff(ids) > 0).all():
             table = table.sort_by("id")
             ids = table["id"].to_numpy()
-        right = pc.equal(table["prediction"], table["label"]).to_numpy().astype(bool)
         predictions, labels = table["prediction"], table["label"]
+        for column in (predictions, labels):
+            for text in pc.unique(column).to_pylist():
+                json.loads(text)
+        right = pc.equal(predictions, labels).to_numpy().astype(bool)
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         raise StoreError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not len(ids) or (np.diff(ids) == 0).any():

@@ -13,6 +13,7 @@ from compressor.compare.verdicts import Word
 from compressor.results import Comparison
 
 ALPHA = 0.05
+SAME_COUNT = 0.001  # share by which equal counts of bytes or parameters may differ: a longer name in a header
 _DECIDED = frozenset({Word.better, Word.worse, Word.faster, Word.slower})
 
 K = TypeVar("K", bound=Hashable)
@@ -49,6 +50,11 @@ def by_intervals(values: Mapping[K, Value], *, higher: bool = True, noise: float
         return {}
     best = (max if higher else min)(values, key=lambda key: values[key].value)
     return _marks(best, [key for key in values if key != best and values[key].overlaps(values[best], noise=noise)])
+
+
+def by_counts(values: Mapping[K, Value]) -> dict[K, Mark]:
+    """Mark the smallest of counted things, and all that are as small but for `SAME_COUNT`."""
+    return by_intervals(values, higher=False, noise=SAME_COUNT)
 
 
 def by_records(

@@ -9,6 +9,7 @@ from typing import Any
 from compressor.compare.candidates import TEACHER, Arm, Candidate
 from compressor.compare.conditions import Conditions, Machine, software
 from compressor.compare.ranking import Mark
+from compressor.compare.runs import Run
 from compressor.compare.statistics import Interval
 from compressor.compare.values import Value, exact, interval_at, over_runs, over_seeds
 from compressor.compare.verdicts import MARGIN, NOISE, accuracy_word, latency_word, noise_of
@@ -80,6 +81,7 @@ class Row:
         size_bytes: Bytes of the artifact as shipped.
         peak_memory_bytes: Never ranked, for nothing is known about its error.
         training_seconds: Of its own chain; never ranked, for machines and loads differ.
+        cost: Of these seconds at the run's `bench.price_per_hour`, in its currency; None unless every run says its price.
         quality: Its cell of each task.
         speed: Its cell of each setting, by task and the setting's label.
         macro_kept: Mean over the tasks of what it keeps; None with fewer than two tasks, or where it lacks one.
@@ -91,6 +93,7 @@ class Row:
     size_bytes: Value
     peak_memory_bytes: Value | None
     training_seconds: Value | None
+    cost: Value | None
     quality: Mapping[str, QualityCell]
     speed: Mapping[tuple[str, str], SpeedCell]
     macro_kept: float | None = None
@@ -113,13 +116,15 @@ def make_row(candidate: Candidate, metrics: Mapping[str, str], speed: Mapping[tu
     first = candidate.on(next(t for t in metrics if candidate.on(t)))  # the head differs between tasks
     kept = [cell.kept.value for cell in quality.values() if cell.kept is not None]
     memory = [(a.seed, float(a.result.peak_memory_bytes)) for a in first if a.result.peak_memory_bytes is not None]
-    seconds = [(a.seed, made) for a in first if (made := making_seconds(a.result.lineage)) is not None]
+    made = [(a, s) for a in first if (s := making_seconds(a.result.lineage)) is not None]
+    costs = [(a.seed, s * price / 3600) for a, s in made if (price := _price(a.run)) is not None]
     return Row(
         candidate=candidate,
         parameters=_count([(a.seed, float(a.result.parameters)) for a in first]),
         size_bytes=_count([(a.seed, float(a.result.size_bytes)) for a in first]),
         peak_memory_bytes=over_seeds(memory, [None] * len(memory)) if memory else None,
-        training_seconds=over_seeds(seconds, [None] * len(seconds)) if seconds else None,
+        training_seconds=over_seeds([(a.seed, s) for a, s in made], [None] * len(made)) if made else None,
+        cost=over_seeds(costs, [None] * len(costs)) if costs and len(costs) == len(made) else None,
         quality=quality,
         speed=speed,
         macro_kept=sum(kept) / len(kept) if len(kept) == len(metrics) > 1 else None,
@@ -180,15 +185,23 @@ def conditions_of(arm: Arm, timed: Latency) -> Conditions:
         software=software(environment),
         threads=timed.threads,
         batch_size=timed.batch_size,
-        workload=_workload(arm.run.config),
+        workload=_workload(arm.run),
         teacher=f"{arm.teacher_recipe}, {arm.teacher.parameters:,} parameters",
     )
 
 
-def _workload(config: Mapping[str, Any]) -> str:
-    """Return what decides which texts were timed, and where: two runs of one task with the same words timed the same ones."""
-    bench, task = config.get("bench", {}), config["task"]
+def _workload(run: Run) -> str:
+    """Return from what the timed texts were drawn, how many, and where they ran.
+
+    Which ones is decided by the seed: they are drawn evenly over all lengths, and a ratio over several seeds is over several
+    draws.
+    """
+    bench, task, environment = run.config.get("bench"), run.config["task"], run.result.environment
+    bench = bench if isinstance(bench, Mapping) else {}
     words = {"max_length": task.get("max_length"), "texts": bench.get("texts"), "pin": bench.get("pin")}
+    timed, splits = environment.get("workload"), environment.get("splits")
+    if isinstance(timed, Mapping) and isinstance(splits, Mapping):  # older results do not say
+        words["of data"] = splits.get(timed.get("split"))
     return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
@@ -284,6 +297,13 @@ def _training_seconds(notes: Any) -> float:
         own = notes.get("training_seconds")
         return float(own) if isinstance(own, (int, float)) else sum(_training_seconds(v) for v in notes.values())
     return sum(_training_seconds(v) for v in notes) if isinstance(notes, (list, tuple)) else 0.0
+
+
+def _price(run: Run) -> float | None:
+    """Return what an hour of the run's machine costs; None where nobody said."""
+    bench = run.config.get("bench")
+    price = bench.get("price_per_hour") if isinstance(bench, Mapping) else None
+    return float(price) if isinstance(price, (int, float)) else None
 
 
 def _count(each: Sequence[tuple[int, float]]) -> Value:

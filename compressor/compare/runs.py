@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from compressor import commit
 from compressor.compare.predictions import PREDICTIONS
 from compressor.errors import StoreError
-from compressor.results import OK, SCHEMA_VERSION, RunResult
+from compressor.results import OK, SCHEMA_VERSION, CandidateResult, RunResult
 
 RESULT, SETTINGS = "result.json", "run.yaml"
 _TABLED = (PREDICTIONS, "timings")  # folders of a run whose files tables are made of, beside those two
@@ -35,6 +35,8 @@ class Why(StrEnum):
     damaged = "damaged"
     other_schema = "other schema"
     copy = "copy"
+    no_metric = "no such metric"
+    link = "link"
     no_run = "no run"
 
     @property
@@ -85,12 +87,16 @@ def is_tabled(name: str) -> bool:
 
 
 def load_runs(
-    folders: Sequence[str | Path], *, verify: bool = False, needs_one: bool = True, leave_out: Path | None = None
+    folders: str | Path | Sequence[str | Path],
+    *,
+    verify: bool = False,
+    needs_one: bool = True,
+    leave_out: Path | None = None,
 ) -> Runs:
     """Read every run folder at or below the given ones.
 
     Args:
-        folders: Run folders, folders of a sweep, or anything above them. Links below them are not followed.
+        folders: Run folders, folders of a sweep, or anything above them. Links below them are named, and not followed.
         verify: Compare the hash of every file with the manifest; otherwise of those that tables are made of.
         needs_one: Whether it is an error that no run can be used.
         leave_out: A folder that is not looked into, unless it is one of the given: an archive of these very runs, say.
@@ -102,9 +108,12 @@ def load_runs(
     rejected: list[Rejected] = []
     seen: dict[Path, None] = {}
     prints: dict[tuple[Any, ...], Run] = {}
+    folders = [folders] if isinstance(folders, (str, Path)) else folders
     for given in map(Path, folders):
-        if not given.is_dir():
-            raise StoreError(f"{given} is no folder", allowed="run folders, or folders that hold some")
+        if not _is(Path.is_dir, given):
+            raise StoreError(
+                f"{printable(str(given))[:200]} is no folder", allowed="run folders, or folders that hold some"
+            )
         found, others = _walk(given.resolve(), given.resolve(), leave_out and leave_out.resolve())
         rejected += [o for o in others if o.folder not in seen]
         seen |= dict.fromkeys(o.folder for o in others)
@@ -145,7 +154,7 @@ def _walk(folder: Path, given: Path, leave_out: Path | None) -> tuple[list[Path]
     """Return the run folders at or below, and what is none; a tree without any is named once, at its top."""
     if folder == leave_out and folder != given:
         return [], []
-    if (folder / RESULT).is_file() or (folder / commit.MANIFEST).is_file():
+    if _is_run(folder):
         return [folder], []
     name = _name(folder, given)
     if folder.name.startswith(".") and folder != given:
@@ -154,19 +163,33 @@ def _walk(folder: Path, given: Path, leave_out: Path | None) -> tuple[list[Path]
         return [], [_reject(folder, name, why, reason)]
     try:
         with os.scandir(folder) as entries:
-            below = sorted((Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)), key=_natural)
+            known = [(Path(e.path), e.is_symlink()) for e in entries if e.is_dir()]
+        empty = not known and not any(folder.iterdir())
     except OSError as error:
         return [], [_reject(folder, name, Why.damaged, f"cannot be read: {error.strerror}")]
+    below = sorted((path for path, is_link in known if not is_link), key=_natural)
+    links = sorted((path for path, is_link in known if is_link and _is_run(path)), key=_natural)
     found: list[Path] = []
-    others: list[Rejected] = []
+    others = [_reject(link, _name(link, given), Why.link, "give the run folder that it leads to") for link in links]
     for child in below:
         more, rest = _walk(child, given, leave_out)
         found += more
         others += rest
     if not found and all(o.why is Why.no_run for o in others):
-        reason = "no run folder in it" if below or any(folder.iterdir()) else "empty"
-        return [], [_reject(folder, name, Why.no_run, reason)]
+        return [], [_reject(folder, name, Why.no_run, "empty" if empty else "no run folder in it")]
     return found, others
+
+
+def _is_run(folder: Path) -> bool:
+    return any(_is(Path.is_file, folder / name) for name in (RESULT, commit.MANIFEST))
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Ask what a path is; one that is too long, or behind a closed door, is nothing."""
+    try:
+        return kind(path)
+    except OSError:
+        return False
 
 
 def _read(folder: Path, name: str, *, deep: bool) -> Run | Rejected:
@@ -198,7 +221,10 @@ def parse(folder: Path, name: str) -> Run | Rejected:
         return replace(found, overrides=_typed(_yaml(folder / SETTINGS)))
     if not result.candidates or result.teacher.role != "teacher":
         raise StoreError(f"{RESULT} does not begin with a teacher")
+    if not result.teacher.metrics:
+        raise StoreError(f"{RESULT} holds no metric of the teacher")
     for candidate in result.candidates:
+        _require_counts(candidate)
         _require_name(candidate.name, (name.partition("@")[2] for name in candidate.metrics))
     config, overrides = _settings(folder / SETTINGS)
     return Run(folder=folder, name=name, result=result, config=config, overrides=overrides)
@@ -213,6 +239,20 @@ def _require_name(candidate: str, splits: Iterable[str]) -> None:
     for name in (candidate, *splits):
         if {"/", "\\", "\0"} & set(name) or len(name.encode(errors="replace")) > _LONGEST:
             raise StoreError(f"{RESULT} holds the name {name!r:.60}", allowed=f"{_LONGEST} bytes without / or \\")
+
+
+def _require_counts(candidate: CandidateResult) -> None:
+    """Refuse what no model can have.
+
+    Raises:
+        StoreError: A share beyond 1, or a count or a time that is not above 0.
+    """
+    numbers: dict[str, float] = {"parameters": candidate.parameters, "size_bytes": candidate.size_bytes}
+    numbers |= {f"p50 on {t.runtime}": t.latency_ms_p50 for t in candidate.latency if t.latency_ms_p50 is not None}
+    wrong = [f"{name} {value:g}" for name, value in numbers.items() if value <= 0]
+    wrong += [f"{name} {found.value:g}" for name, found in candidate.metrics.items() if not -1 <= found.value <= 1]
+    if wrong:
+        raise StoreError(f"{RESULT} says of {printable(candidate.name)}: {', '.join(wrong)}")
 
 
 def _settings(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -265,7 +305,12 @@ def _reject(folder: Path, name: str, why: Why, reason: str) -> Rejected:
 
 
 def _name(folder: Path, given: Path) -> str:
-    return folder.name if folder == given else folder.relative_to(given).as_posix()
+    return printable(folder.name if folder == given else folder.relative_to(given).as_posix())
+
+
+def printable(name: str) -> str:
+    """Return a file's name as one line of text: bytes that are no UTF-8, and what a terminal would obey, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

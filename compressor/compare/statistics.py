@@ -63,22 +63,6 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
     return 1.0 if discordant == 0 else float(binomtest(only_first, discordant, 0.5).pvalue)
 
 
-def median_interval(values: NDArray[np.float64], confidence: float = 0.95) -> Interval | None:
-    """Return an order-statistic interval of the median, which assumes no distribution; None below 6 values.
-
-    The interval between the k-th smallest and k-th largest value covers with probability
-    1 - 2 P(Binomial(n, 1/2) < k) (David & Nagaraja, Order Statistics, 3rd ed., section 7.1).
-    """
-    from scipy.stats import binom
-
-    n = len(values)
-    k = int(binom.ppf((1 - confidence) / 2, n, 0.5))
-    if k < 1 or 1 - 2 * float(binom.cdf(k - 1, n, 0.5)) < confidence:
-        return None
-    ordered = np.sort(values)
-    return Interval(float(ordered[k - 1]), float(ordered[n - k]))
-
-
 def percentile_needs(level: float, confidence: float = 0.99) -> int:
     """Return the fewest samples from which `percentile_bound` gives a value: 11, 64, 130, 662 for p50, p90, p95, p99."""
     from scipy.stats import binom

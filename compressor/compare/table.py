@@ -15,10 +15,10 @@ from compressor.compare.candidates import join
 from compressor.compare.conditions import Setting, settings
 from compressor.compare.pairing import PredictionReader, examples_of, significance
 from compressor.compare.predictions import PREDICTIONS
-from compressor.compare.ranking import Mark, by_intervals, by_tests
+from compressor.compare.ranking import Mark, by_counts, by_intervals, by_tests
 from compressor.compare.reseeding import SeedFlips, seed_flips
 from compressor.compare.rows import OTHER_EXAMPLES, Row, make_row, noise_in, speed_cells
-from compressor.compare.runs import Rejected, Runs
+from compressor.compare.runs import Rejected, Run, Runs, Why
 from compressor.errors import CompressorError, ConfigError
 
 
@@ -94,7 +94,9 @@ def compare(runs: Runs, *, metric: str | None = None) -> Table:
         ConfigError: No run has the metric.
     """
     metrics = _metrics(runs, metric)
-    candidates = [c for c in join(runs.runs) if any(c.on(task) for task in metrics)]
+    wanted = [(run, metric or metrics[run.result.task]) for run in runs.runs]
+    without = tuple(_without(run, name) for run, name in wanted if name not in run.result.teacher.metrics)
+    candidates = join([run for run, name in wanted if name in run.result.teacher.metrics])
     cells = {candidate.label: speed_cells(candidate) for candidate in candidates}
     named = {k: s for k, s in settings(key for found in cells.values() for key in found).items() if k[0] in metrics}
     rows = [
@@ -116,7 +118,7 @@ def compare(runs: Runs, *, metric: str | None = None) -> Table:
         rows=tuple(_judge_counts(rows)),
         metrics=metrics,
         settings=columns,
-        rejected=runs.rejected,
+        rejected=(*runs.rejected, *without),
         notes=tuple(notes),
         flips=seed_flips(candidates, metrics, reader),
         reader=reader,
@@ -134,6 +136,12 @@ def _metrics(runs: Runs, wanted: str | None) -> dict[str, str]:
         every = dict.fromkeys(name for names in known.values() for name in names)
         raise ConfigError(f"metric={wanted}", allowed=", ".join(every))
     return chosen
+
+
+def _without(run: Run, metric: str) -> Rejected:
+    """Return a run whose models were not scored by the metric."""
+    has = f"'{metric}' is not among {', '.join(run.result.teacher.metrics)}"
+    return Rejected(folder=run.folder, name=run.name, why=Why.no_metric, reason=has, overrides=run.overrides)
 
 
 def _judge_quality(
@@ -212,8 +220,8 @@ def _doubts(rows: Sequence[Row], setting: Setting) -> list[str]:
 
 def _judge_counts(rows: Sequence[Row]) -> list[Row]:
     ranked = [row for row in rows if not row.is_teacher]
-    parameters = by_intervals({row.label: row.parameters for row in ranked}, higher=False)
-    sizes = by_intervals({row.label: row.size_bytes for row in ranked}, higher=False)
+    parameters = by_counts({row.label: row.parameters for row in ranked})
+    sizes = by_counts({row.label: row.size_bytes for row in ranked})
     return [
         row
         if row.is_teacher

@@ -64,9 +64,17 @@ def answer_view(answer: Answer) -> View:
         header=[],
         rows=[],
         lines=[sentence(answer)],
-        flat_header=["candidate", "place", "value", "fits", "certain", "confidence"],
+        flat_header=["candidate", "place", "value", "fits", "certain", "confidence", "doubts"],
         flat_rows=[
-            [o.label, _place(o, answer), o.value.value, str(o.fits).lower(), str(o.certain).lower(), o.confidence]
+            [
+                o.label,
+                _place(o, answer),
+                o.value.value,
+                str(o.fits).lower(),
+                str(o.certain).lower(),
+                o.confidence,
+                "; ".join(o.doubts) or None,
+            ]
             for o in options
         ],
         values={"sentence": sentence(answer), **plain(answer)},
@@ -89,6 +97,10 @@ def sentence(answer: Answer, *, alone: bool = False) -> str:
         text += (
             f"; that the bound{'s' * (len(chosen.checks) > 1)} hold{'s' * (len(chosen.checks) == 1)} is {sure(chosen)}"
         )
+    if answer.question.under_ms is not None:
+        text += " for that run: milliseconds of another day are others"
+    if chosen.doubts:
+        text += f"; but its timing is in doubt: {'; '.join(chosen.doubts)}"
     if answer.tied:
         text += f"; in this it cannot be told from {', '.join(answer.tied)}"
     others = [
@@ -182,7 +194,8 @@ def contrast_view(contrast: Contrast) -> View:
     for speed in contrast.speed:
         cell = [row.speed[(speed.task, speed.setting)].p50_ms for row in (first, second)]
         ms = [cells.NOTHING if v is None else f"{v.value:.2f}" for v in cell]
-        table.append((f"{speed.setting} ms on {speed.task}", ms[0], ms[1], f"x{speed.ratio.value:.2f}"))
+        apart = "" if speed.one_run else ", of different runs"
+        table.append((f"{speed.setting} ms on {speed.task}{apart}", ms[0], ms[1], f"x{speed.ratio.value:.2f}"))
         lines.append(
             f"{first.label} against {second.label} on {speed.setting}, {speed.task}: x{speed.ratio.value:.2f} as fast"
             f"{_range(speed.ratio, 1, '.2f')}, {speed.verdict or 'error unknown'}; {speed.how}."

@@ -7,7 +7,7 @@ from typing import Any
 
 from compressor.compare.ranking import Mark
 from compressor.compare.rows import QualityCell, Row, SpeedCell
-from compressor.compare.runs import Rejected
+from compressor.compare.runs import Rejected, printable
 from compressor.compare.table import Table
 from compressor.compare.values import Value
 from compressor.report.views import Cell, plain
@@ -35,13 +35,14 @@ def row_values(row: Row) -> dict[str, Any]:
         "options": plain(candidate.options),
         "supported_tasks": plain(candidate.arms[0].result.supported_tasks),
         "runs": [
-            {"folder": str(a.run.folder), "task": a.run.result.task, "seed": a.seed, "name": a.result.name}
+            {"folder": printable(str(a.run.folder)), "task": a.run.result.task, "seed": a.seed, "name": a.result.name}
             for a in candidate.arms
         ],
         "parameters": plain(row.parameters),
         "size_bytes": plain(row.size_bytes),
         "peak_memory_bytes": plain(row.peak_memory_bytes),
         "training_seconds": plain(row.training_seconds),
+        "cost": plain(row.cost),
         "macro_kept": row.macro_kept,
         "marks": plain(row.marks),
         "quality": plain(row.quality),
@@ -50,16 +51,16 @@ def row_values(row: Row) -> dict[str, Any]:
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Cell]]]:
-    """Return header and rows of the CSV file: one row a candidate, then one a folder that is not compared."""
+    """Return header and rows of the CSV file: one row a candidate, a folder not compared, a column that bears a letter."""
     header = ["candidate", "role", "chain", "seeds", "runs", "parameters", "parameters mark", "size_bytes", "size_bytes mark",
-              "peak_memory_bytes", "training_seconds", "macro_kept"]  # fmt: skip
+              "peak_memory_bytes", "training_seconds", "cost", "macro_kept"]  # fmt: skip
     for task, metric in table.metrics.items():
         names = ("", " low", " high", " kept", " difference", " difference low", " difference high", " verdict",
                  " detectable", " mark", " remark")  # fmt: skip
         header += [f"{task} {metric}{name}" for name in names]
     for s in table.settings:
-        columns = (" p50_ms", " speed_up", " low", " high", " verdict", " mark", " load_seconds", " first_call_seconds",
-                   " refusal")  # fmt: skip
+        columns = (" p50_ms", " speed_up", " low", " high", " verdict", " mark", " null_ratio", " doubts", " load_seconds",
+                   " first_call_seconds", " refusal")  # fmt: skip
         header += [f"{s.task} {s.label}{name}" for name in columns]
     header += ["status"]
     rows: list[list[Cell]] = []
@@ -77,6 +78,7 @@ def flat(table: Table) -> tuple[list[str], list[list[Cell]]]:
             _word(marks, "size_bytes"),
             _number(row.peak_memory_bytes),
             _number(row.training_seconds),
+            _number(row.cost),
             row.macro_kept,
         ]
         for task in table.metrics:
@@ -84,7 +86,9 @@ def flat(table: Table) -> tuple[list[str], list[list[Cell]]]:
         for s in table.settings:
             line += _flat_speed(row.speed.get((s.task, s.label)))
         rows.append([*line, "ok"])
-    rows += [[r.name, *[None] * (len(header) - 2), reason(r)] for r in table.rejected]
+    blank = [None] * (len(header) - 2)
+    rows += [[r.name, *blank, reason(r)] for r in table.rejected]
+    rows += [[s.label, *blank, f"column: {s.conditions.words()}"] for s in table.settings if "@" in s.label]
     return header, rows
 
 
@@ -104,13 +108,15 @@ def _flat_quality(cell: QualityCell | None) -> list[Cell]:
 
 def _flat_speed(cell: SpeedCell | None) -> list[Cell]:
     if cell is None:
-        return [None] * 9
+        return [None] * 11
     refusal = "; ".join(cell.refusals) or None
     return [
         _number(cell.p50_ms),
         *_three(cell.speed_up),
         cell.verdict,
         cell.mark and cell.mark.value,
+        cell.null_ratio,
+        "; ".join(cell.unstable) or None,
         cell.load_seconds,
         cell.first_call_seconds,
         refusal,

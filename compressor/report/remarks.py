@@ -9,9 +9,10 @@ from compressor.report import cells
 
 LEGEND = (
     "best: told from every other candidate at the 5 % level (accuracy: paired tests, Holm; speed-up: intervals that do not "
-    "meet); tied: not told from the best; finds: the smallest difference in points that the data shows with 80 % power; "
-    "milliseconds of different runs are not compared; cold: loading with warm files (from "
-    "protocol 4 on without imports) and the first call"
+    "meet; bytes and parameters: by more than 0.1 %); tied: not told from the best; better, worse, faster, slower: against the "
+    "teacher of that row, not corrected for the number of rows; finds: the smallest difference in points that the data shows "
+    "with 80 % power; milliseconds of different runs are not compared; cold: loading with warm files (from protocol 4 on "
+    "without imports) and the first call"
 )
 
 

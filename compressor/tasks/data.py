@@ -43,6 +43,13 @@ class TaskData:
         """Return every split that a table reports, `test` first."""
         return {"test": self.test, **self.extra_tests}
 
+    def digests(self) -> dict[str, str]:
+        """Return what stands for the examples of each split but the transfer text: equal for equal texts and labels."""
+        return {
+            name: hashlib.sha256(repr([(e.text, e.text_pair, e.label) for e in rows]).encode()).hexdigest()[:16]
+            for name, rows in {"train": self.train, "validation": self.validation, **self.tests()}.items()
+        }
+
 
 def load_task(config: TaskConfig) -> tuple[Task, TaskData]:
     """Read, check and split the data of a task.

@@ -13,7 +13,8 @@ from compressor.compare.front import Place
 from compressor.compare.statistics import detectable_difference, mcnemar_p_value
 from compressor.errors import ConfigError
 from compressor.report.answers import answer_view, contrast_view, front_view, sentence
-from compressor.report.views import Format, render
+from compressor.report.comparison import comparison
+from compressor.report.views import Format, render, to_csv
 
 TASK = "rotten_tomatoes"
 
@@ -80,6 +81,20 @@ def test_how_sure_the_choice_is(table) -> None:
     assert sure.chosen.label == name(6) and sure.chosen.certain and "that the bound holds is certain" in sentence(sure)
     assert [o.label for o in sure.runners_up] == [name(2), name(9)]
     assert "next come" in sentence(sure)
+
+
+def test_a_doubtful_timing_is_said_beside_the_choice(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model(speeds={"torch": 1.01}, unstable=("the host took 5 % of the time",)))
+    table = compare(load_runs(tmp_path))
+    fastest = pick(table, "fastest", runtime="torch")
+    assert fastest.chosen.doubts == ("against its teacher it is inconclusive", "the host took 5 % of the time")
+    assert "but its timing is in doubt: against its teacher it is inconclusive; the host took" in sentence(fastest)
+    under = sentence(pick(table, "accurate", under_ms=50, runtime="torch"))
+    assert "is certain for that run: milliseconds of another day are others; but its timing is in doubt" in under
+    assert pick(table, "smallest").chosen.doubts == () and "doubt" not in sentence(pick(table, "smallest"))
+    assert "the host took 5 % of the time" in to_csv(answer_view(fastest)) and "the host took" in to_csv(
+        comparison(table)
+    )
 
 
 def test_two_bounds_are_less_sure_than_each(table) -> None:

@@ -14,7 +14,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import interval_coverage as coverage  # noqa: E402 - found through the line above
 
-from compressor.compare.bootstrap import both_loads, centre, metric_estimate, paired_difference, speed_up
+from compressor.compare.bootstrap import (
+    both_loads,
+    centre,
+    median_interval,
+    metric_estimate,
+    paired_difference,
+    speed_up,
+)
 from compressor.tasks.metrics import Accuracy, EntityF1, Pearson, Spearman
 
 LABELS = ("no", "yes")
@@ -183,3 +190,26 @@ def test_speed_up_is_the_ratio_of_constant_samples() -> None:
 def test_speed_up_refuses_samples_that_are_not_paired() -> None:
     with pytest.raises(ValueError, match="shape"):
         speed_up(np.ones((4, 3), np.int64), np.ones((4, 2), np.int64), seed=0)
+
+
+@pytest.mark.parametrize("shape", [(6, 2, 12), (12, 2, 12), (5, 4, 4, 20)])
+def test_the_interval_of_a_median_covers_what_other_loads_would_give(shape: tuple[int, ...]) -> None:
+    """Loads, or rounds, differ by 2 %: calls that were taken for independent covered a third of the time."""
+    rng = np.random.default_rng(0)
+    hits, runs = 0, 1000
+    for _ in range(runs):
+        unit = 0.02 * rng.normal(size=(shape[0], *[1] * (len(shape) - 1)))
+        found = median_interval(10.0 * np.exp(unit + 0.05 * rng.standard_t(3, size=shape)))
+        assert found is not None
+        hits += found.low <= 10.0 <= found.high
+    assert 0.93 <= hits / runs <= 0.985
+
+
+def test_the_interval_of_a_median_holds_it_and_needs_a_repetition() -> None:
+    calls = np.array([[[1.0, 1.0, 9.0], [1.0, 9.0, 9.0]], [[1.0, 1.0, 1.0], [9.0, 9.0, 9.0]]])
+    found = median_interval(calls)
+    assert found is not None and found.low <= np.median(calls) <= found.high
+    assert median_interval(calls[:1, :1]) is None, "one block of one load"
+    assert median_interval(calls[0]) == median_interval(calls[:1]), "of one load the blocks are the units"
+    same = median_interval(np.full((1, 4, 2, 3), 2.0))
+    assert same is not None and (same.low, same.high) == (2.0, 2.0)

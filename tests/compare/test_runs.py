@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from run_folders import Model, write_run, write_status
+from run_folders import Model, N, write_run, write_status
 
 from compressor import commit
-from compressor.compare import load_runs
+from compressor.compare import compare, load_runs
 from compressor.errors import StoreError
+from compressor.report.comparison import comparison
+from compressor.report.views import Format, render
 
 
 def rejected(found) -> dict[str, tuple[str, str]]:
@@ -168,7 +172,65 @@ def test_no_run_at_all_is_an_error_that_says_why(tmp_path: Path) -> None:
     assert len(load_runs([tmp_path], needs_one=False).rejected) == 1
 
 
-def test_links_below_are_not_followed(tmp_path: Path) -> None:
+def test_links_below_are_named_and_not_followed(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "elsewhere" / "b", Model())
     write_run(tmp_path / "runs" / "a", Model())
     (tmp_path / "runs" / "loop").symlink_to(tmp_path / "runs")
-    assert len(load_runs([tmp_path / "runs"]).runs) == 1
+    (tmp_path / "runs" / "b").symlink_to(run)
+    found = load_runs(tmp_path / "runs")
+    assert [r.name for r in found.runs] == ["a"]
+    assert rejected(found) == {"b": ("link", "give the run folder that it leads to")}
+
+
+def test_a_name_that_is_too_long_is_no_folder() -> None:
+    with pytest.raises(StoreError, match="xxx is no folder"):
+        load_runs("x" * 300)
+
+
+def test_a_folder_behind_a_closed_door_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_run(tmp_path / "a", Model())
+    closed = write_run(tmp_path / "closed", Model())
+    is_file, scandir = Path.is_file, os.scandir
+
+    def door(path) -> None:
+        if closed in (Path(path), *Path(path).parents):
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", lambda path: door(path) or is_file(path))
+    monkeypatch.setattr(os, "scandir", lambda path=".": door(path) or scandir(path))
+    found = load_runs([tmp_path])
+    assert [r.name for r in found.runs] == ["a"]
+    assert rejected(found) == {"closed": ("damaged", "cannot be read: Permission denied")}
+
+
+def test_a_name_that_is_no_text_is_shown_as_escapes(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model()).rename(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\nb"))
+    found = load_runs([tmp_path])
+    assert [r.name for r in found.runs] == ["a\\udcff\\nb"]
+    assert "a\\\\udcff\\\\nb" in render(comparison(compare(found)), Format.json)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Model(size_bytes=-5), "size_bytes -5"),
+        (Model(parameters=0), "parameters 0"),
+        (Model(right=33_600), "accuracy 84"),
+    ],
+)
+def test_what_no_model_can_have_is_damage(tmp_path: Path, model: Model, reason: str) -> None:
+    run = write_run(tmp_path / "a", replace(model, right=320))
+    if model.right != 320:
+        read = json.loads((run / "result.json").read_text())
+        read["candidates"][1]["metrics"]["accuracy"]["value"] = model.right / N
+        run = rewrite(run, "result.json", json.dumps(read))
+    (found,) = load_runs(tmp_path, needs_one=False).rejected
+    assert found.why == "damaged" and found.reason == f"result.json says of distill: {reason}"
+
+
+def test_a_teacher_without_a_metric_is_damage(tmp_path: Path) -> None:
+    read = json.loads((write_run(tmp_path / "a", Model()) / "result.json").read_text())
+    read["candidates"][0]["metrics"] = {}
+    rewrite(tmp_path / "a", "result.json", json.dumps(read))
+    (found,) = load_runs(tmp_path, needs_one=False).rejected
+    assert (found.why, found.reason) == ("damaged", "result.json holds no metric of the teacher")

@@ -9,7 +9,6 @@ from scipy.stats import binomtest
 from compressor.compare.statistics import (
     detectable_difference,
     mcnemar_p_value,
-    median_interval,
     percentile_bound,
     percentile_needs,
     wilson_interval,
@@ -42,25 +41,6 @@ def test_zero_event_bound_equals_clopper_pearson() -> None:
     for n in (1, 20, 2136):
         expected = binomtest(0, n).proportion_ci(confidence_level=0.95, method="exact").high
         assert zero_event_bound(n) == pytest.approx(expected, abs=1e-9)
-
-
-def test_median_interval_takes_the_tabulated_order_statistics() -> None:
-    # n = 20: the 6th smallest and 6th largest cover the median with 95.86 %, the 7th only with 88.5 %.
-    found = median_interval(np.arange(1.0, 21.0))
-    assert found is not None
-    assert (found.low, found.high) == (6.0, 15.0)
-    assert median_interval(np.arange(5.0)) is None
-    assert median_interval(np.arange(6.0)) is not None
-
-
-def test_median_interval_covers() -> None:
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(2000):
-        found = median_interval(rng.lognormal(size=41))
-        assert found is not None
-        hits += found.low <= 1.0 <= found.high
-    assert hits / 2000 >= 0.945
 
 
 @pytest.mark.parametrize(("n", "at_4", "at_8"), [(277, 3.4, 4.9), (872, 2.0, 2.8), (2136, 1.3, 1.8), (5463, 0.8, 1.1)])

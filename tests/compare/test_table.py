@@ -9,7 +9,8 @@ import pytest
 from run_folders import MACHINE, OTHER_MACHINE, Model, N, correct, write_run
 from scipy.stats import t as student
 
-from compressor.compare import compare, load_runs
+from compressor.compare import compare, load_runs, pareto
+from compressor.compare.front import Place
 from compressor.compare.statistics import mcnemar_p_value
 from compressor.errors import ConfigError
 
@@ -159,6 +160,9 @@ def test_sizes_are_counted_so_the_smallest_wins(tmp_path: Path) -> None:
         (MACHINE | {"memory_bytes": 64 * 2**30}, 1),
         (MACHINE | {"protocol": 2}, 1),
         (MACHINE | {"packages": {"torch": "2.14.0", "onnxruntime": "1.22.0"}}, 1),
+        (MACHINE | {"packages": {"torch": "2.13.0", "onnxruntime": "1.22.0", "transformers": "5.1"}}, 1),
+        (MACHINE | {"variables": {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}}, 1),
+        (MACHINE | {"workload": {"split": "test"}, "splits": {"test": "1f"}}, 1),
         ({"cpu": "unavailable"}, 1),
         (MACHINE, 2),
     ],
@@ -175,6 +179,39 @@ def test_latency_never_leaves_its_conditions_and_accuracy_does(tmp_path: Path, e
     assert (TASK, "torch@B") not in first.speed and (TASK, "torch@A") not in second.speed
     assert first.speed[TASK, "torch@A"].mark is None and second.speed[TASK, "torch@B"].mark is None
     assert first.quality[TASK].mark == "best"
+
+
+def test_a_name_in_a_header_makes_nobody_the_smallest(tmp_path: Path) -> None:
+    for i, (size, right) in enumerate([(90_000_000, 340), (89_999_518, 280)]):
+        write_run(tmp_path / str(i), Model(size_bytes=size, right=right), settings={"student.layers": i + 1})
+    table = table_of(tmp_path)
+    assert [r.marks.get("size_bytes") for r in table.rows[1:]] == ["tied", "tied"]
+    places = {p.label: p.place for p in pareto(table)[0].points}
+    assert places["distill student.layers=1"] is Place.front and places["distill student.layers=2"] is Place.dominated
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"ids": range(N - 50)}, "task.examples=350"),
+        ({"environment": MACHINE | {"splits": {"train": "a1", "test": "b2"}}}, "task.data="),
+    ],
+    ids=["number", "content"],
+)
+def test_other_examples_under_one_name_make_another_row(tmp_path: Path, changes: dict, told: str) -> None:
+    write_run(tmp_path / "a", Model(), environment=MACHINE | {"splits": {"train": "a1", "test": "b1"}})
+    write_run(tmp_path / "b", Model(), **changes)
+    rows = table_of(tmp_path).rows
+    assert [r.is_teacher for r in rows] == [True, True, False, False]
+    assert all(len(r.candidate.arms) == 1 for r in rows) and told in rows[3].label
+    write_run(tmp_path / "c", Model(), seed=1)  # an older result says of how many examples it was, and not of which
+    assert len(table_of(tmp_path).row(rows[2].label).candidate.arms) == (2 if "examples" in told else 1)
+
+
+def test_a_run_whose_data_is_not_known_joins_those_of_its_task(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model(), environment=MACHINE | {"splits": {"train": "a1", "test": "b1"}})
+    write_run(tmp_path / "b", Model(), seed=1)
+    assert [len(r.candidate.arms) for r in table_of(tmp_path).rows] == [2, 2]
 
 
 def test_a_few_megabytes_of_memory_or_the_load_make_no_other_machine(tmp_path: Path) -> None:

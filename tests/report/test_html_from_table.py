@@ -110,6 +110,15 @@ def test_tasks_that_were_recorded_are_a_row(tmp_path: Path) -> None:
     assert [c.text for c in cells] == ["-", "classification, token classification"]
 
 
+def test_cost_is_seconds_times_the_runs_own_price(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", Model(), settings={"bench.price_per_hour": 36.0})
+    assert [c.text for c in row(page_of(tmp_path), "cost to make").cells] == ["-", "0.6"]
+    write_run(tmp_path / "b", Model(), settings={"bench.price_per_hour": 72.0}, seed=1)
+    assert [c.value for c in row(page_of(tmp_path), "cost to make").cells] == [None, pytest.approx(0.9)]
+    write_run(tmp_path / "c", Model(), seed=2)  # nobody said what its machine costs
+    assert "cost to make" not in {found.label for found in page_of(tmp_path).rows}
+
+
 def test_the_planes_are_the_fronts(place: Path) -> None:
     torch, onnx, bytes_ = page_of(place).tradeoffs
     assert (torch.key, onnx.key, bytes_.key) == ("torch", "onnxruntime", "bytes")

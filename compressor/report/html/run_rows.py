@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compressor.compare.ranking import by_intervals, by_records
+from compressor.compare.ranking import by_counts, by_records
 from compressor.compare.rows import making_seconds
 from compressor.compare.values import exact
 from compressor.compare.verdicts import NOISE, noise_of
@@ -27,7 +27,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
     rows = [_scores(result, ordered, name) for name in cells.metric_names(result)]
     rows += [_speeds(result, ordered, name) for name in cells.runtimes(result)]
     sizes = {c.name: float(f"{c.size_bytes:.3g}") for c in ordered}
-    lead = by_intervals({name: exact(size) for name, size in sizes.items()}, higher=False)
+    lead = by_counts({name: exact(size) for name, size in sizes.items()})
     rows.append(
         Row(
             label="size on disk",
@@ -45,7 +45,7 @@ def matrix_rows(result: RunResult, ordered: Sequence[CandidateResult], price: fl
         )
     )
     counts = {c.name: float(cells.parameters(c)) for c in ordered}  # what reads alike is alike
-    lead = by_intervals({name: exact(count) for name, count in counts.items()}, higher=False)
+    lead = by_counts({name: exact(count) for name, count in counts.items()})
     rows.append(
         Row(
             label="parameters",
@@ -158,7 +158,12 @@ def _cost(seconds: float | None, price: float) -> Cell:
     if seconds is None:
         return Cell(text=cells.NOTHING)
     cost = seconds * price / 3600
-    return Cell(text=f"{cost:.2f}" if cost >= 1 else f"{cost:.2g}", value=cost)
+    return Cell(text=money(cost), value=cost)
+
+
+def money(cost: float) -> str:
+    """Return an amount in whatever currency the price had."""
+    return f"{cost:.2f}" if cost >= 1 else f"{cost:.2g}"
 
 
 def tasks_row(candidates: Sequence[CandidateResult]) -> Row:

@@ -10,7 +10,7 @@ from compressor.compare.values import Value
 from compressor.compare.verdicts import Word
 from compressor.report import cells
 from compressor.report.html.matrix import REFUSED
-from compressor.report.html.run_rows import PLUS_MINUS, TIMES, duration, shortened, signed, tasks_row
+from compressor.report.html.run_rows import PLUS_MINUS, TIMES, duration, money, shortened, signed, tasks_row
 from compressor.report.html.view import Cell, Row
 
 _NOTHING = Cell(text=cells.NOTHING)
@@ -34,6 +34,7 @@ def matrix_rows(table: Table) -> tuple[Row, ...]:
     rows.append(_counts(table, "parameters", "millions", "parameters"))
     rows.append(Row(label="peak memory", unit="MB", cells=tuple(_memory(r.peak_memory_bytes) for r in table.rows)))
     rows.append(Row(label="time to make", cells=tuple(_seconds(r.training_seconds) for r in table.rows)))
+    rows.append(Row(label="cost to make", unit="at each run's price", cells=tuple(_cost(r.cost) for r in table.rows)))
     rows.append(tasks_row([r.candidate.arms[0].result for r in table.rows]))
     seeds = [sorted({arm.seed for arm in r.candidate.arms}) for r in table.rows]
     if any(found != seeds[0] for found in seeds):
@@ -118,6 +119,10 @@ def _counts(table: Table, label: str, unit: str, name: str) -> Row:
 
 def _memory(found: Value | None) -> Cell:
     return _NOTHING if found is None else Cell(text=cells.megabytes(round(found.value)), value=found.value)
+
+
+def _cost(found: Value | None) -> Cell:
+    return _NOTHING if found is None else Cell(text=money(found.value), value=found.value)
 
 
 def _seconds(found: Value | None) -> Cell:
