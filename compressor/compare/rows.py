@@ -11,7 +11,7 @@ from compressor.compare.conditions import Conditions, Machine, software
 from compressor.compare.ranking import Mark
 from compressor.compare.runs import Run
 from compressor.compare.statistics import Interval
-from compressor.compare.values import Value, exact, interval_at, over_runs, over_seeds
+from compressor.compare.values import Value, exact, interval_at, over_runs, over_seeds, over_tasks
 from compressor.compare.verdicts import MARGIN, NOISE, accuracy_word, latency_word, noise_of
 from compressor.results import Comparison, Latency, LineageStep
 
@@ -96,7 +96,7 @@ class Row:
     cost: Value | None
     quality: Mapping[str, QualityCell]
     speed: Mapping[tuple[str, str], SpeedCell]
-    macro_kept: float | None = None
+    macro_kept: Value | None = None
     marks: Mapping[str, Mark] = field(default_factory=dict)
 
     @property
@@ -114,7 +114,7 @@ def make_row(candidate: Candidate, metrics: Mapping[str, str], speed: Mapping[tu
     """Return a candidate's row without marks; `metrics` names each task's column."""
     quality = {t: cell for t, m in metrics.items() if (cell := quality_cell(candidate, t, m)) is not None}
     first = candidate.on(next(t for t in metrics if candidate.on(t)))  # the head differs between tasks
-    kept = [cell.kept.value for cell in quality.values() if cell.kept is not None]
+    kept = [cell.kept for cell in quality.values() if cell.kept is not None]
     memory = [(a.seed, float(a.result.peak_memory_bytes)) for a in first if a.result.peak_memory_bytes is not None]
     made = [(a, s) for a in first if (s := making_seconds(a.result.lineage)) is not None]
     costs = [(a.seed, s * price / 3600) for a, s in made if (price := _price(a.run)) is not None]
@@ -127,7 +127,7 @@ def make_row(candidate: Candidate, metrics: Mapping[str, str], speed: Mapping[tu
         cost=over_seeds(costs, [None] * len(costs)) if costs and len(costs) == len(made) else None,
         quality=quality,
         speed=speed,
-        macro_kept=sum(kept) / len(kept) if len(kept) == len(metrics) > 1 else None,
+        macro_kept=over_tasks(kept) if len(kept) == len(metrics) > 1 else None,
     )
 
 

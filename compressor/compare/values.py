@@ -99,6 +99,18 @@ def over_runs(ratios: Sequence[tuple[int, float]], intervals: Sequence[Interval 
     return replace(found, value=math.exp(found.value), ci95=ends)
 
 
+def over_tasks(values: Sequence[Value]) -> Value:
+    """Return the mean of values of different tasks, whose errors are independent: the half-widths add in squares."""
+    mean = sum(v.value for v in values) / len(values)
+    ends = [v.ci95 for v in values if v.ci95 is not None]
+    interval = None
+    if len(ends) == len(values):
+        down = math.hypot(*(v.value - i.low for v, i in zip(values, ends, strict=True))) / len(values)
+        up = math.hypot(*(i.high - v.value for v, i in zip(values, ends, strict=True))) / len(values)
+        interval = Interval(mean - down, mean + up)
+    return Value(value=mean, ci95=interval, each=())
+
+
 def interval_at(value: Value, confidence: float) -> Interval | None:
     """Return the interval of a ratio at another confidence, scaled from the 95 % one on the logarithm."""
     if value.ci95 is None or value.ci95.low <= 0:

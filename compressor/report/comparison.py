@@ -86,8 +86,15 @@ def _row(
                 lines += speed_lines(row.speed.get((task, setting.label)))
         shown.append(lines)
     if len(table.metrics) > 1:
-        shown.append([cells.NOTHING if row.macro_kept is None else f"{row.macro_kept:.1%}"])
+        shown.append(_kept(row.macro_kept))
     return shown
+
+
+def _kept(found: Value | None) -> list[str]:
+    if found is None:
+        return [cells.NOTHING]
+    ends = found.ci95
+    return [f"{found.value:.1%}", *([f"({ends.low:.1%}..{ends.high:.1%})"] if ends else [])]
 
 
 def _label(row: Row) -> list[str]:

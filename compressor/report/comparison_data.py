@@ -43,7 +43,7 @@ def row_values(row: Row) -> dict[str, Any]:
         "peak_memory_bytes": plain(row.peak_memory_bytes),
         "training_seconds": plain(row.training_seconds),
         "cost": plain(row.cost),
-        "macro_kept": row.macro_kept,
+        "macro_kept": plain(row.macro_kept),
         "marks": plain(row.marks),
         "quality": plain(row.quality),
         "speed": [{"task": task, "setting": label, **plain(cell)} for (task, label), cell in row.speed.items()],
@@ -53,7 +53,8 @@ def row_values(row: Row) -> dict[str, Any]:
 def flat(table: Table) -> tuple[list[str], list[list[Cell]]]:
     """Return header and rows of the CSV file: one row a candidate, a folder not compared, a column that bears a letter."""
     header = ["candidate", "role", "chain", "seeds", "runs", "parameters", "parameters mark", "size_bytes", "size_bytes mark",
-              "peak_memory_bytes", "training_seconds", "cost", "macro_kept"]  # fmt: skip
+              "peak_memory_bytes", "training_seconds", "cost", "macro_kept",
+              "macro_kept low", "macro_kept high"]  # fmt: skip
     for task, metric in table.metrics.items():
         names = ("", " low", " high", " kept", " difference", " difference low", " difference high", " verdict",
                  " detectable", " mark", " remark")  # fmt: skip
@@ -79,7 +80,7 @@ def flat(table: Table) -> tuple[list[str], list[list[Cell]]]:
             _number(row.peak_memory_bytes),
             _number(row.training_seconds),
             _number(row.cost),
-            row.macro_kept,
+            *_three(row.macro_kept),
         ]
         for task in table.metrics:
             line += _flat_quality(row.quality.get(task))

@@ -88,7 +88,9 @@ def show(view: View, console: Console | None = None) -> None:
     console = console or Console()
     plain = not console.is_terminal
     if plain:
-        console = Console(file=console.file, width=max(WIDTH, console.width), no_color=True, highlight=False)
+        # A file or a pipe has no edge: a number that is broken over two lines is another number.
+        width = max(WIDTH, console.width, _needed(view))
+        console = Console(file=console.file, width=width, no_color=True, highlight=False)
 
     def say(text: str) -> None:
         console.print(cells.printable(text, ascii_only=plain), markup=False, highlight=False)
@@ -97,7 +99,7 @@ def show(view: View, console: Console | None = None) -> None:
         say(view.title)
     if view.rows:
         table = Table(box=box.ASCII if plain else box.ROUNDED, show_lines=True)
-        whole = _numbers_fit(view, console.width)  # labels are folded, and numbers only where there is no other way
+        whole = _needed(view) <= console.width  # labels are folded, and numbers only where there is no other way
         for i, name in enumerate(view.header):
             table.add_column(
                 Text(cells.printable(name, ascii_only=plain)),
@@ -112,11 +114,11 @@ def show(view: View, console: Console | None = None) -> None:
         say(line)
 
 
-def _numbers_fit(view: View, width: int) -> bool:
-    """Tell whether all columns but the first fit beside a label of twelve letters."""
+def _needed(view: View) -> int:
+    """Return the width that all columns but the first need beside a label of twelve letters."""
     columns = zip(*([name.split("\n") for name in view.header], *view.rows), strict=True)
     needed = [max((len(line) for cell in column for line in cell), default=0) + 3 for column in columns]
-    return sum(needed[1:]) + 12 + 4 <= width
+    return sum(needed[1:]) + 12 + 4
 
 
 def to_markdown(view: View) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -277,7 +278,12 @@ def test_several_tasks_are_columns_of_one_row(tmp_path: Path) -> None:
     table = table_of(tmp_path)
     assert list(table.metrics) == ["sst2", "imdb"]
     both, one = table.rows[1:]
-    assert both.macro_kept == pytest.approx((320 / 344 + 301 / 344) / 2)
+    assert both.macro_kept.value == pytest.approx((320 / 344 + 301 / 344) / 2)
+    halves = [(cell.kept.ci95.high - cell.kept.ci95.low) / 2 for cell in both.quality.values()]
+    found = both.macro_kept.ci95
+    assert (found.high - found.low) / 2 == pytest.approx(math.hypot(*halves) / 2, rel=0.01), (
+        "their errors add in squares"
+    )
     assert one.macro_kept is None and set(one.quality) == {"imdb"}
     assert both.quality["imdb"].mark == "best" and both.quality["sst2"].mark is None
     assert {(s.task, s.label) for s in table.settings} >= {("sst2", "torch"), ("imdb", "torch")}, "no letters needed"

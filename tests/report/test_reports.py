@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from markdown_tables import assert_tables_are_whole
 from rich.console import Console
-from run_folders import Model, write_run, write_status
+from run_folders import MACHINE, Model, write_run, write_status
 from test_results import make_result
 
 from compressor.compare import compare, load_runs
@@ -126,6 +126,15 @@ def test_many_runs_one_table(tmp_path: Path) -> None:
                   "(1.98..2.02)", "note: distill on openvino: no such operation"):  # fmt: skip
         assert found in joined, found
     assert "seed=0" not in text, "what every cell has in common tells nothing"
+
+
+def test_no_number_is_broken_over_two_lines_in_a_file(tmp_path: Path) -> None:
+    for i in range(4):
+        machine = MACHINE | {"cpu": f"CPU {i}"}
+        model = Model(speeds={"torch": 1.87, "onnxruntime": 1.91})
+        write_run(tmp_path / str(i), model, environment=machine, settings={"student.layers": i + 1})
+    text = render(comparison(compare(load_runs(tmp_path))), Format.terminal)
+    assert text.count("(1.85..1.89)") == text.count("(1.89..1.93)") == 4
 
 
 def test_many_runs_as_markdown(tmp_path: Path) -> None:

@@ -25,10 +25,7 @@ def matrix_rows(table: Table) -> tuple[Row, ...]:
         rows.append(_scores(table, task, f"{where}{metric}"))
         rows += [_speeds(table, s, f"{where}{s.label}") for s in table.settings if s.task == task]
     if several:
-        kept = tuple(
-            _NOTHING if r.macro_kept is None else Cell(text=f"{r.macro_kept:.1%}", value=r.macro_kept)
-            for r in table.rows
-        )
+        kept = tuple(_NOTHING if r.macro_kept is None else _kept(r.macro_kept) for r in table.rows)
         rows.append(Row(label="kept", unit="of the teacher's, mean over tasks", cells=kept))
     rows.append(_counts(table, "size on disk", "MB", "size_bytes"))
     rows.append(_counts(table, "parameters", "millions", "parameters"))
@@ -43,6 +40,12 @@ def matrix_rows(table: Table) -> tuple[Row, ...]:
     chains = tuple(Cell(text=" > ".join(r.candidate.chain) or "as it is") for r in table.rows)
     rows.append(Row(label="chain", cells=chains, words=True))
     return tuple(row for row in rows if any(c.text != cells.NOTHING for c in row.cells))
+
+
+def _kept(found: Value) -> Cell:
+    ends = found.ci95
+    against = "" if ends is None else f"({ends.low:.1%} to {ends.high:.1%})"
+    return Cell(text=f"{found.value:.1%}", against=against, value=found.value)
 
 
 def _scores(table: Table, task: str, label: str) -> Row:
