@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -73,7 +74,11 @@ def sweep(
     subdir: str = "${hydra.job.num}",
     stall_s: int = 8,
 ) -> Swept:
-    """Run `method=hostile` once for each end and number; a machine of its own has a cache of its own."""
+    """Run `method=hostile` once for each end and number; a machine of its own has a cache of its own.
+
+    Its temporary folder is its own too: there lies the lock on which cells wait for whoever else times something, and one that
+    waits for longer than `stall_s` is taken for one that hangs.
+    """
     environment = {
         **os.environ,
         "COMPRESSOR_CACHE": str(place / cache),
@@ -91,9 +96,11 @@ def sweep(
         *(f"hydra.sweep.dir={place / 'sweep'}", f"hydra.sweep.subdir={subdir}"),
         *LAUNCHERS[launcher],
     ]
-    ended = subprocess.run(
-        command, cwd=place, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
+    with tempfile.TemporaryDirectory(prefix="hostile-", ignore_cleanup_errors=True) as own:
+        environment["TMPDIR"] = own
+        ended = subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     until = time.monotonic() + GONE_S
     while (living := _living(place)) and time.monotonic() < until:
         time.sleep(0.2)
