@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -201,7 +202,7 @@ def _workload(run: Run) -> str:
     words = {"max_length": task.get("max_length"), "texts": bench.get("texts"), "pin": bench.get("pin")}
     timed, splits = environment.get("workload"), environment.get("splits")
     if isinstance(timed, Mapping) and isinstance(splits, Mapping):  # older results do not say
-        words["of data"] = splits.get(timed.get("split"))
+        words["of data"] = splits.get(str(timed.get("split")))
     return ", ".join(f"{name} {value}" for name, value in words.items())
 
 
@@ -303,7 +304,7 @@ def _price(run: Run) -> float | None:
     """Return what an hour of the run's machine costs; None where nobody said."""
     bench = run.config.get("bench")
     price = bench.get("price_per_hour") if isinstance(bench, Mapping) else None
-    return float(price) if isinstance(price, (int, float)) else None
+    return float(price) if isinstance(price, (int, float)) and 0 <= price < math.inf else None
 
 
 def _count(each: Sequence[tuple[int, float]]) -> Value:

@@ -112,7 +112,7 @@ def load_runs(
     for given in map(Path, folders):
         if not _is(Path.is_dir, given):
             raise StoreError(
-                f"{printable(str(given))[:200]} is no folder", allowed="run folders, or folders that hold some"
+                f"{escaped(str(given))[:200]} is no folder", allowed="run folders, or folders that hold some"
             )
         found, others = _walk(given.resolve(), given.resolve(), leave_out and leave_out.resolve())
         rejected += [o for o in others if o.folder not in seen]
@@ -252,7 +252,7 @@ def _require_counts(candidate: CandidateResult) -> None:
     wrong = [f"{name} {value:g}" for name, value in numbers.items() if value <= 0]
     wrong += [f"{name} {found.value:g}" for name, found in candidate.metrics.items() if not -1 <= found.value <= 1]
     if wrong:
-        raise StoreError(f"{RESULT} says of {printable(candidate.name)}: {', '.join(wrong)}")
+        raise StoreError(f"{RESULT} says of {escaped(candidate.name)}: {', '.join(wrong)}")
 
 
 def _settings(path: Path) -> tuple[Mapping[str, Any], tuple[str, ...]]:
@@ -305,10 +305,10 @@ def _reject(folder: Path, name: str, why: Why, reason: str) -> Rejected:
 
 
 def _name(folder: Path, given: Path) -> str:
-    return printable(folder.name if folder == given else folder.relative_to(given).as_posix())
+    return escaped(folder.name if folder == given else folder.relative_to(given).as_posix())
 
 
-def printable(name: str) -> str:
+def escaped(name: str) -> str:
     """Return a file's name as one line of text: bytes that are no UTF-8, and what a terminal would obey, as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in name)
 

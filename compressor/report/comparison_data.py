@@ -7,7 +7,7 @@ from typing import Any
 
 from compressor.compare.ranking import Mark
 from compressor.compare.rows import QualityCell, Row, SpeedCell
-from compressor.compare.runs import Rejected, printable
+from compressor.compare.runs import Rejected, escaped
 from compressor.compare.table import Table
 from compressor.compare.values import Value
 from compressor.report.views import Cell, plain
@@ -35,7 +35,7 @@ def row_values(row: Row) -> dict[str, Any]:
         "options": plain(candidate.options),
         "supported_tasks": plain(candidate.arms[0].result.supported_tasks),
         "runs": [
-            {"folder": printable(str(a.run.folder)), "task": a.run.result.task, "seed": a.seed, "name": a.result.name}
+            {"folder": escaped(str(a.run.folder)), "task": a.run.result.task, "seed": a.seed, "name": a.result.name}
             for a in candidate.arms
         ],
         "parameters": plain(row.parameters),

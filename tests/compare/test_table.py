@@ -164,6 +164,7 @@ def test_sizes_are_counted_so_the_smallest_wins(tmp_path: Path) -> None:
         (MACHINE | {"packages": {"torch": "2.13.0", "onnxruntime": "1.22.0", "transformers": "5.1"}}, 1),
         (MACHINE | {"variables": {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}}, 1),
         (MACHINE | {"workload": {"split": "test"}, "splits": {"test": "1f"}}, 1),
+        (MACHINE | {"workload": {"split": ["no name"]}, "splits": {"test": "1f"}}, 1),
         ({"cpu": "unavailable"}, 1),
         (MACHINE, 2),
     ],

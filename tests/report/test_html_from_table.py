@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +116,10 @@ def test_cost_is_seconds_times_the_runs_own_price(tmp_path: Path) -> None:
     assert [c.text for c in row(page_of(tmp_path), "cost to make").cells] == ["-", "0.6"]
     write_run(tmp_path / "b", Model(), settings={"bench.price_per_hour": 72.0}, seed=1)
     assert [c.value for c in row(page_of(tmp_path), "cost to make").cells] == [None, pytest.approx(0.9)]
-    write_run(tmp_path / "c", Model(), seed=2)  # nobody said what its machine costs
+    endless = write_run(tmp_path / "c", Model(), settings={"bench.price_per_hour": float("inf")}, seed=2)
+    assert "cost to make" not in {found.label for found in page_of(tmp_path).rows}, "that is no price"
+    shutil.rmtree(endless)
+    write_run(tmp_path / "d", Model(), seed=2)  # nobody said what its machine costs
     assert "cost to make" not in {found.label for found in page_of(tmp_path).rows}
 
 
