@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import ConfigError
-from compressor.report import cells
+from compressor.report.drawn import as_text, drawn, fitting, say
 from compressor.report.markup import inline
 from compressor.report.markup import table as markdown_table
-from compressor.report.terminal import WIDTH
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,11 +67,7 @@ def render(view: View, form: Format) -> str:
         ConfigError: A page is asked for, and this view has none.
     """
     if form is Format.terminal:
-        from rich.console import Console
-
-        text = io.StringIO()
-        show(view, Console(file=text, width=WIDTH))
-        return text.getvalue()
+        return as_text(lambda console: show(view, console))
     if form is Format.html:
         return to_html(view)
     return {Format.markdown: to_markdown, Format.csv: to_csv, Format.json: to_json}[form](view)
@@ -80,45 +75,13 @@ def render(view: View, form: Format) -> str:
 
 def show(view: View, console: Console | None = None) -> None:
     """Print a view; lines are ASCII where the console is no terminal."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = console or Console()
-    plain = not console.is_terminal
-    if plain:
-        # A file or a pipe has no edge: a number that is broken over two lines is another number.
-        width = max(WIDTH, console.width, _needed(view))
-        console = Console(file=console.file, width=width, no_color=True, highlight=False)
-
-    def say(text: str) -> None:
-        console.print(cells.printable(text, ascii_only=plain), markup=False, highlight=False)
-
+    console = fitting(console, view.header, view.rows)
     if view.title:
-        say(view.title)
+        say(console, view.title)
     if view.rows:
-        table = Table(box=box.ASCII if plain else box.ROUNDED, show_lines=True)
-        whole = _needed(view) <= console.width  # labels are folded, and numbers only where there is no other way
-        for i, name in enumerate(view.header):
-            table.add_column(
-                Text(cells.printable(name, ascii_only=plain)),
-                justify="right" if i else "left",
-                overflow="fold",
-                no_wrap=whole and i > 0,
-            )
-        for row in view.rows:
-            table.add_row(*(Text(cells.printable("\n".join(cell), ascii_only=plain)) for cell in row))
-        console.print(table)
+        console.print(drawn(console, view.header, view.rows))
     for line in view.lines:
-        say(line)
-
-
-def _needed(view: View) -> int:
-    """Return the width that all columns but the first need beside a label of twelve letters."""
-    columns = zip(*([name.split("\n") for name in view.header], *view.rows), strict=True)
-    needed = [max((len(line) for cell in column for line in cell), default=0) + 3 for column in columns]
-    return sum(needed[1:]) + 12 + 4
+        say(console, line)
 
 
 def to_markdown(view: View) -> str:

@@ -45,6 +45,19 @@ def test_three_runtimes_fit_into_100_columns_of_ascii() -> None:
         assert found in text, found
 
 
+def test_no_number_of_a_run_is_broken_over_two_lines_in_a_file() -> None:
+    result = make_result()
+    name = "matthews_correlation@another_test_set"
+    wide = [
+        c if c.metric is None else replace(c, metric=name, difference=-0.136, ci95=(-0.161, -0.111))
+        for c in result.comparisons
+    ]
+    candidates = [replace(c, metrics={name: next(iter(c.metrics.values()))}) for c in result.candidates]
+    text = render_result(replace(result, candidates=tuple(candidates), comparisons=tuple(wide)))
+    for found in ("(-16.1..-11.1)", "90.0 +-2.0", "(1.95..2.01)", "| distill "):
+        assert found in text, text
+
+
 def test_teacher_first_then_the_result_then_baselines() -> None:
     text = render_result(make_result())
     assert text.index("| teacher") < text.index("| distill") < text.index("| finetune")
