@@ -12,7 +12,7 @@ from typing import Any, Final
 import compressor
 from compressor import installed
 
-PROTOCOL = 6  # results of different protocols never share a table
+PROTOCOL = 7  # results of different protocols never share a table
 UNAVAILABLE: Final = "unavailable"
 _PACKAGES = (
     "encoder-compressor", "torch", "transformers", "tokenizers", "safetensors", "numpy", "scipy",

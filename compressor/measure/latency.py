@@ -47,7 +47,8 @@ class LatencySamples:
     """One model's calls on one runtime.
 
     Attributes:
-        samples_ns: [rounds, loads, blocks, batches] nanoseconds; the same texts in every row.
+        samples_ns: [rounds, loads, blocks, batches] nanoseconds; the same texts in every row. Where the machine disturbed every
+            attempt of a round all are here, each as a round, or where one round was asked for as further loads of it.
         load_seconds: The first load of a process, libraries imported and files warm, median over rounds.
         first_call_seconds: The first call after it.
         warmup_calls: The fewest calls between a load and the first timed one.
@@ -72,12 +73,12 @@ class LatencySamples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """How one round went; a doubtful one is run again as often as `bench.repeats` says, and what it gave is dropped.
+    """How one attempt at a round went; after a doubtful one another is made, as often as `bench.repeats` says.
 
     Attributes:
         number: Of the round, from 0.
         attempt: Of the round, from 0.
-        kept: Whether its samples count.
+        kept: Whether its samples count: those of the first attempt that is not doubtful, or where all are, of every one.
         complaints: Why it is doubtful.
         conditions: What the machine said.
     """
@@ -168,21 +169,31 @@ def measure_latency(
     kept: list[Taken] = []
     rounds: list[Round] = []
     for number in range(bench.rounds if arms else 0):
-        for attempt in range(bench.repeats + 1):
-            order = [seed, number, attempt]
+        tried: list[tuple[Taken, tuple[Complaint, ...]]] = []
+        while not tried or (tried[-1][1] and len(tried) <= bench.repeats):
+            order = [seed, number, len(tried)]
             taken = run_round(arms, refusals, bench, workdir, texts=batches, seed=order, meter=meter)
             complaints = (*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples))
-            good = attempt == bench.repeats or not complaints
-            rounds.append(
-                Round(number=number, attempt=attempt, kept=good, complaints=complaints, conditions=taken.conditions)
-            )
-            if good:
-                kept.append(taken)
-                break
+            tried.append((taken, complaints))
+        counts = counting([complaints for _, complaints in tried])
+        kept += [taken for (taken, _), counted in zip(tried, counts, strict=True) if counted]
+        rounds += [
+            Round(number=number, attempt=i, kept=counts[i], complaints=complaints, conditions=taken.conditions)
+            for i, (taken, complaints) in enumerate(tried)
+        ]
     exact = {c.candidate.name: c.exact for c in candidates}
     names = [c.candidate.name for c in candidates]
     results = [_result(runtime, names, exact, arms, kept, refusals, bench) for runtime in bench.runtimes]
     return LatencyRun(runtimes=tuple(results), rounds=tuple(rounds))
+
+
+def counting(complaints: Sequence[Sequence[object]]) -> list[bool]:
+    """Tell which attempts at a round count by what speaks against each: the last where that is nothing, else all.
+
+    Where the machine disturbs every attempt none is better than another, and together they tell most.
+    """
+    last = len(complaints) - 1
+    return [bool(complaints[last]) or i == last for i in range(len(complaints))]
 
 
 def _batches(candidates: Sequence[AccuracyResult]) -> int:
@@ -229,7 +240,7 @@ def _result(
 ) -> LatencyResult:
     """Put the kept rounds together for one runtime; an arm that fell out of a later round is refused by then."""
     why = {arm.name: text for arm, text in refusals.items() if arm.runtime == runtime}
-    found = {arm.name: _joined(arm, kept) for arm in arms if arm.runtime == runtime}
+    found = {arm.name: _joined(arm, kept, bench) for arm in arms if arm.runtime == runtime}
     null, padded = found.pop(NULL, None), found.pop(PADDED, None)
     timed = {}
     fp32 = get_runtime(runtime).precision == "fp32"
@@ -257,11 +268,12 @@ def _result(
     )
 
 
-def _joined(arm: Arm, kept: Sequence[Taken]) -> LatencySamples:
+def _joined(arm: Arm, kept: Sequence[Taken], bench: BenchConfig) -> LatencySamples:
+    samples = [taken.samples[arm] for taken in kept]
     answers = [answer for taken in kept for answer in taken.answers[arm]]
     firsts = [taken.answers[arm][0] for taken in kept]
     return LatencySamples(
-        samples_ns=np.stack([taken.samples[arm] for taken in kept]),
+        samples_ns=np.stack(samples) if bench.rounds > 1 else np.concatenate(samples)[None],
         load_seconds=float(np.median([a["load_seconds"] for a in firsts])),
         first_call_seconds=float(np.median([a["first_call_seconds"] for a in firsts])),
         warmup_calls=min(a["calls"] for a in answers),

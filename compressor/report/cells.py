@@ -188,9 +188,11 @@ def doubts(result: RunResult) -> list[str]:
     for entry in (entry for c in result.candidates for entry in c.latency if entry.unstable):
         found.setdefault(entry.runtime, {}).update(dict.fromkeys(entry.unstable))
     said = [f"timing on {runtime}: {'; '.join(reasons)}" for runtime, reasons in found.items()]
-    rounds = result.environment.get("rounds", [])
-    again = [r for r in rounds if isinstance(r, Mapping) and not r.get("kept")]
+    rounds = [r for r in result.environment.get("rounds", []) if isinstance(r, Mapping)]
+    again = [r for r in rounds if not r.get("kept")]
     said += [f"a round of the timing was run again: {'; '.join(map(str, r.get('complaints', [])))}" for r in again]
+    if any(r.get("kept") and r.get("attempt") for r in rounds if r.get("complaints")):
+        said.append("a round of the timing was run again and disturbed again: every attempt at it counts")
     return said
 
 

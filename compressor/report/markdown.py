@@ -27,19 +27,20 @@ METHOD = """\
   table. The intervals are not adjusted, those of slices neither: of twenty, one misses the truth.
 - Expected calibration error: 15 equal bins, weighted by the share of the examples; the negative log-likelihood is in nats.
 - Flips: ordered by how much probability the wrong answer has over the label's. Ids count the examples of the split.
-- Latency: real texts of the test split at their own lengths; all models on all runtimes are interleaved call by call, in
-  one process a runtime of which only the one that is asked computes, and the teacher is loaded twice in each: the two
-  against each other are the check, and a ratio to it is the geometric mean of those to both (p50 and percentiles are those
-  of the first); one to a baseline is to its own calls. Where a model lies in memory changes its speed by a percent or two,
-  so all are loaded anew `bench.loads` times, each second time in the opposite order, and called in turn before calls are
-  timed. Speed-ups are paired by text, and a block's is the Hodges-Lehmann centre of its texts'; the unit of their
-  intervals, and of those of a median call, is the load (from six loads on, if even, two of them), with several rounds of
-  fresh processes the round, and the block where there is one load. *Faster* and *slower* need the whole interval beyond 1
-  %, *equivalent* the 90 % interval within 2 %. A round in which the check strays or the machine is short of processors is
-  run again (`bench.repeats`), then published with a note; a ratio that is not known to 1 % has a note too. p90, p95 and p99
-  are bounds that hold with 99 % confidence if calls are independent, which those of one load are not quite. Where the check
-  strays by more than 1 %, a difference must lie beyond that, and nothing is *equivalent*. The interval of a single round is
-  that of its processes; `bench=standard` adds what changes between processes.
+- Latency: real texts of the test split at their own lengths; all models on all runtimes are interleaved call by call,
+  in one process a runtime of which only the one that is asked computes, and the teacher is loaded twice in each: the
+  two against each other are the check, and a ratio to it is the geometric mean of those to both (p50 and percentiles
+  are those of the first); one to a baseline is to its own calls. Where a model lies in memory changes its speed by a
+  percent or two, so all are loaded anew `bench.loads` times, each second time in the opposite order, and called in turn
+  before calls are timed. Speed-ups are paired by text, and a block's is the Hodges-Lehmann centre of its texts'; the
+  unit of their intervals, and of those of a median call, is the load (from six loads on, if even, two of them), with
+  several rounds of fresh processes the round, and the block where there is one load. *Faster* and *slower* need the
+  whole interval beyond 1 %, *equivalent* the 90 % interval within 2 %. A round in which the check strays or the machine
+  is short of processors is run again (`bench.repeats`); where every attempt is disturbed all of them count, with a
+  note. A ratio that is not known to 1 % has a note too. p90, p95 and p99 are bounds that hold with 99 % confidence if
+  calls are independent, which those of one load are not quite. Where the check strays by more than 1 %, a difference
+  must lie beyond that, and nothing is *equivalent*. The interval of a single round is that of its processes;
+  `bench=standard` adds what changes between processes.
 - From raw text: the same experiment on the same texts, and each call begins with tokenising and padding. Throughput: test
   texts drawn alike, sorted by length, in batches; a sample is a pass over all of them, and the ratio is of whole passes. By
   batch size and length: tokens of the same texts laid end to end, without padding; six calls a shape, three loads. Each in

@@ -3,7 +3,7 @@
     python tests/benchmarks/instrument.py [--trials 100] [--out instrument.jsonl] [--only NAME ...] [--model FOLDER]
 
 Every trial is a whole run of `measure_latency` in fresh processes, judged as a run judges it, which compares several candidates
-with one teacher: of a tiny encoder in 54 loads, for its calls of a millisecond or two are noisy and loading costs it little; with
+with one teacher: of a tiny encoder in 54 loads, for its calls of a millisecond or two are noisy, and loading costs little; with
 `--model`, of a saved model in the loads of `bench=quick`. What is done is appended to the output file, and a second call goes
 on where the first one stopped, on a processor of the same kind, with the same names and the same code that measures. With one
 name, `--only slower-2`, there are three arms, whose order does not move (`compressor/measure/schedule.py`). Printed at the end,

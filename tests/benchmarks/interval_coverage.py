@@ -4,8 +4,9 @@
 
 Simulated are calls of a model and of two loads of its baseline on a machine whose speed drifts from block to block, with
 log-normal noise and spikes of three times the length. Each load of a model has its memory in a better or worse place, and of
-several rounds each has a bias of its own. The levels are those of `bench=quick|standard|publish`. Everything is drawn from
-seeds, so that a second call prints the same.
+several rounds each has a bias of its own. The levels are those of `bench=quick|standard|publish`; the first also on a machine
+where loads differ so much that half of all rounds are doubtful, are run again, and count together if that did not help.
+Everything is drawn from seeds, so that a second call prints the same.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from compressor.compare.bootstrap import paired_difference, speed_up
+from compressor.compare.stability import doubts
 from compressor.config import BenchConfig
 from compressor.groups import conf_folder
+from compressor.measure.latency import counting
 from compressor.tasks.metrics import Accuracy
 
 TRUTH = 1.5
 GAP = -0.04
 LEVELS = ("quick", "standard", "publish")
 TARGET = (0.93, 0.97)
+LOAD, DISTURBED = 0.007, 0.025  # standard deviation of the logarithm of what a load does to a model's calls
 
 
 def shape_of(level: str) -> tuple[int, ...]:
@@ -33,7 +37,9 @@ def shape_of(level: str) -> tuple[int, ...]:
     return bench.rounds, bench.loads, bench.blocks // bench.loads, bench.texts
 
 
-def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], ...]:
+def simulated(
+    rng: np.random.Generator, ratio: float, shape: tuple[int, ...], load: float = LOAD
+) -> tuple[NDArray[np.int64], ...]:
     """Return calls of a candidate that is `ratio` times faster, and of two loads of its baseline: [..., blocks, texts] ns."""
     per_block, per_load, per_round = (*shape[:-1], 1), (*shape[:-2], 1, 1), (*shape[:-3], 1, 1, 1)
     drift = np.exp(rng.normal(0, 0.05, per_block).cumsum(axis=-2))
@@ -43,7 +49,7 @@ def simulated(rng: np.random.Generator, ratio: float, shape: tuple[int, ...]) ->
         noise = rng.lognormal(0, 0.03, shape) * np.where(rng.random(shape) < 0.03, 3.0, 1.0)
         noise = noise * np.exp(rng.normal(0, 0.004, per_block))
         if len(shape) > 2:
-            noise = noise * np.exp(rng.normal(0, 0.007, per_load))
+            noise = noise * np.exp(rng.normal(0, load, per_load))
         if len(shape) > 3 and shape[0] > 1:  # a single round cannot know its own bias
             noise = noise * np.exp(rng.normal(0, 0.003, per_round))
         return (lengths * drift * noise / speed).astype(np.int64)
@@ -59,6 +65,23 @@ def of_speed_ups(runs: int, shape: tuple[int, ...], seed: int) -> float:
         found = speed_up(ours, (theirs, again), seed=run)
         hits += found.ci95.low <= TRUTH <= found.ci95.high
     return hits / runs
+
+
+def of_disturbed(runs: int, shape: tuple[int, ...], repeats: int, seed: int) -> tuple[float, float]:
+    """Return the same for a single round on a disturbed machine, and the share of runs whose every attempt was doubtful."""
+    rng, hits, doubtful = np.random.default_rng(seed), 0, 0
+    for run in range(runs):
+        tried: list[tuple[NDArray[np.int64], ...]] = []
+        complaints: list[list[str]] = []
+        while not tried or (complaints[-1] and len(tried) <= repeats):
+            tried.append(simulated(rng, TRUTH, shape, DISTURBED))
+            complaints.append(doubts(tried[-1][1][0], tried[-1][2][0], seed=run))
+        kept = [calls for calls, counts in zip(tried, counting(complaints), strict=True) if counts]
+        ours, theirs, again = (np.concatenate(calls, axis=1) for calls in zip(*kept, strict=True))
+        found = speed_up(ours, (theirs, again), seed=run)
+        hits += found.ci95.low <= TRUTH <= found.ci95.high
+        doubtful += bool(complaints[-1])
+    return hits / runs, doubtful / runs
 
 
 def of_differences(runs: int, examples: int, seed: int) -> float:
@@ -79,10 +102,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2000)
     runs = parser.parse_args().runs
     found = {f"speed-up, bench={level}": of_speed_ups(runs, shape_of(level), 2) for level in LEVELS}
+    share, doubtful = of_disturbed(runs, shape_of("quick"), BenchConfig().repeats, 3)
+    found[f"bench=quick, disturbed to the end in {doubtful:.0%}"] = share
     found["difference of accuracy, 400 examples"] = of_differences(runs, 400, 5)
     for name, share in found.items():
         word = "met" if TARGET[0] <= share <= TARGET[1] else "MISSED"
-        print(f"{name:<38} {share:.1%} of {runs:,}  target 93 to 97 %: {word}")
+        print(f"{name:<42} {share:.1%} of {runs:,}  target 93 to 97 %: {word}")
 
 
 if __name__ == "__main__":

@@ -91,6 +91,12 @@ def test_entity_f1_is_bootstrapped_over_sentences() -> None:
     assert found.ci95.low < 0.8 < found.ci95.high
 
 
+def test_attempts_that_count_together_hold_the_truth_too() -> None:
+    share, doubtful = coverage.of_disturbed(400, (1, 12, 1, 12), 1, 3)
+    assert 0.91 <= share <= 0.975
+    assert 0.2 <= doubtful <= 0.45, "too few attempts were put together to tell"
+
+
 def test_accuracy_difference_covers() -> None:
     """500 samples of a known gap; the 95 % interval must hold it about as often as it says."""
     assert 0.92 <= coverage.of_differences(500, 400, 5) <= 0.98
