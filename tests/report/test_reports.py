@@ -292,3 +292,15 @@ def test_a_noisy_machine_and_the_percentiles_are_told() -> None:
     text = to_markdown(result)
     assert told in text and "p90 12.50, p99 needs 662 calls" in text
     assert "doubtful" not in render_result(make_result())
+
+
+def test_attempts_at_a_round_are_told_whether_they_count_or_not() -> None:
+    def printed(*rounds: tuple[bool, list[str]]) -> str:
+        told = [{"round": 0, "attempt": i, "kept": kept, "complaints": said} for i, (kept, said) in enumerate(rounds)]
+        result = make_result()
+        return " ".join(render_result(replace(result, environment=result.environment | {"rounds": told})).split())
+
+    assert "run again" not in printed((True, [])) + printed((True, ["the host took 5% away"]))
+    assert "run again: the host took 5% away" in printed((False, ["the host took 5% away"]), (True, []))
+    text = printed((True, ["the host took 5% away"]), (True, ["the host took 6% away"]))
+    assert "run again and disturbed again: every attempt at it counts" in text
