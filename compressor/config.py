@@ -199,7 +199,7 @@ class BenchConfig:
     blocks: int = 12  # of a round; each runs every text on every model and runtime once, in random order
     loads: int = 12  # of a round: its models are loaded so often, in new order and place, and share its blocks
     rounds: int = 1  # each in fresh processes
-    repeats: int = 1  # how often a round that the machine disturbed is run again; if all are, all count, with a note
+    repeats: int = 1  # how often a round that the machine disturbed is run again; then it counts with a note
     warmup_calls: int = 10  # of each model and runtime, after each load
     warmup_seconds: float = 0.1  # then of all of them in turn, at least so long, before calls are timed
     pin: bool = True  # timed processes keep to the last `threads` cores, if there are more

@@ -67,7 +67,7 @@ class Latency:
     same_prediction_rate: float | None = None  # timed predictions equal to those of the scoring run
     refusal: str | None = None
     percentiles: tuple[Percentile, ...] = ()
-    rounds: int = 0  # processes that the samples come from
+    rounds: int = 0  # processes that the samples come from: of each round one attempt, or all that count
     load_seconds: float | None = None  # libraries imported, files warm
     first_call_seconds: float | None = None
     unstable: tuple[str, ...] = ()  # why the machine's noise puts the numbers in doubt

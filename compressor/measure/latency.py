@@ -47,9 +47,9 @@ class LatencySamples:
     """One model's calls on one runtime.
 
     Attributes:
-        samples_ns: [rounds, loads, blocks, batches] nanoseconds; the same texts in every row. Where the machine disturbed every
-            attempt of a round all are here, each as a round, or where one round was asked for as further loads of it.
-        load_seconds: The first load of a process, libraries imported and files warm, median over rounds.
+        samples_ns: [rounds, loads, blocks, batches] nanoseconds; the same texts in every row. The loads of all attempts at a
+            round that count stand one after another.
+        load_seconds: The first load of a process, libraries imported and files warm, median over what counts.
         first_call_seconds: The first call after it.
         warmup_calls: The fewest calls between a load and the first timed one.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
@@ -78,7 +78,7 @@ class Round:
     Attributes:
         number: Of the round, from 0.
         attempt: Of the round, from 0.
-        kept: Whether its samples count: those of the first attempt that is not doubtful, or where all are, of every one.
+        kept: Whether its samples count, see `counting`.
         complaints: Why it is doubtful.
         conditions: What the machine said.
     """
@@ -169,17 +169,20 @@ def measure_latency(
     kept: list[Taken] = []
     rounds: list[Round] = []
     for number in range(bench.rounds if arms else 0):
-        tried: list[tuple[Taken, tuple[Complaint, ...]]] = []
-        while not tried or (tried[-1][1] and len(tried) <= bench.repeats):
-            order = [seed, number, len(tried)]
+        tried: list[Taken] = []
+        complaints: list[tuple[Complaint, ...]] = []
+        for attempt in range(bench.repeats + 1):
+            order = [seed, number, attempt]
             taken = run_round(arms, refusals, bench, workdir, texts=batches, seed=order, meter=meter)
-            complaints = (*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples))
-            tried.append((taken, complaints))
-        counts = counting([complaints for _, complaints in tried])
-        kept += [taken for (taken, _), counted in zip(tried, counts, strict=True) if counted]
+            tried.append(taken)
+            complaints.append((*(Complaint(None, c) for c in taken.conditions.complaints()), *judge(taken.samples)))
+            if not complaints[-1]:
+                break
+        counts = counting(complaints, bench)
+        kept += [taken for taken, counted in zip(tried, counts, strict=True) if counted]
         rounds += [
-            Round(number=number, attempt=i, kept=counts[i], complaints=complaints, conditions=taken.conditions)
-            for i, (taken, complaints) in enumerate(tried)
+            Round(number=number, attempt=i, kept=counts[i], complaints=complaints[i], conditions=taken.conditions)
+            for i, taken in enumerate(tried)
         ]
     exact = {c.candidate.name: c.exact for c in candidates}
     names = [c.candidate.name for c in candidates]
@@ -187,13 +190,14 @@ def measure_latency(
     return LatencyRun(runtimes=tuple(results), rounds=tuple(rounds))
 
 
-def counting(complaints: Sequence[Sequence[object]]) -> list[bool]:
-    """Tell which attempts at a round count by what speaks against each: the last where that is nothing, else all.
+def counting(complaints: Sequence[Sequence[object]], bench: BenchConfig) -> list[bool]:
+    """Tell which attempts at a round count, by what speaks against each: the last, or where all are doubtful perhaps all.
 
-    Where the machine disturbs every attempt none is better than another, and together they tell most.
+    Where the machine disturbs every attempt none is better than another, and together they tell most: of a single round they
+    are further loads, if loads come in whole pairs. Of several rounds, which weigh alike, each has one attempt that counts.
     """
-    last = len(complaints) - 1
-    return [bool(complaints[last]) or i == last for i in range(len(complaints))]
+    together = bool(complaints[-1]) and bench.rounds == 1 and bench.loads % 2 == 0
+    return [together or i == len(complaints) - 1 for i in range(len(complaints))]
 
 
 def _batches(candidates: Sequence[AccuracyResult]) -> int:
@@ -238,7 +242,7 @@ def _result(
     refusals: Mapping[Arm, str],
     bench: BenchConfig,
 ) -> LatencyResult:
-    """Put the kept rounds together for one runtime; an arm that fell out of a later round is refused by then."""
+    """Put what counts together for one runtime; an arm that fell out of a later round or attempt is refused by then."""
     why = {arm.name: text for arm, text in refusals.items() if arm.runtime == runtime}
     found = {arm.name: _joined(arm, kept, bench) for arm in arms if arm.runtime == runtime}
     null, padded = found.pop(NULL, None), found.pop(PADDED, None)
@@ -269,17 +273,20 @@ def _result(
 
 
 def _joined(arm: Arm, kept: Sequence[Taken], bench: BenchConfig) -> LatencySamples:
-    samples = [taken.samples[arm] for taken in kept]
+    samples, energy = [taken.samples[arm] for taken in kept], [taken.energy.get(arm) for taken in kept]
+    if bench.rounds == 1:  # attempts at one, some of which may tell what others cannot
+        samples = [np.concatenate(samples)]
+        energy = [e for e in energy if e is not None and e.joules is not None] or energy[-1:]
     answers = [answer for taken in kept for answer in taken.answers[arm]]
     firsts = [taken.answers[arm][0] for taken in kept]
     return LatencySamples(
-        samples_ns=np.stack(samples) if bench.rounds > 1 else np.concatenate(samples)[None],
+        samples_ns=np.stack(samples),
         load_seconds=float(np.median([a["load_seconds"] for a in firsts])),
         first_call_seconds=float(np.median([a["first_call_seconds"] for a in firsts])),
         warmup_calls=min(a["calls"] for a in answers),
         same_prediction_rate=min(a["same_prediction_rate"] for a in answers),
         max_logit_difference=max(a["max_logit_difference"] for a in answers),
-        energy=total([taken.energy.get(arm) for taken in kept]),
+        energy=total(energy),
     )
 
 

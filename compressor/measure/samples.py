@@ -12,7 +12,10 @@ from compressor.results import NULL, PADDED
 
 
 def write_samples(result: LatencyResult, path: Path) -> None:
-    """Write one row a call: candidate, round, load, block, text, ns; the controls under their own names."""
+    """Write one row a call: candidate, round, load, block, text, ns; the controls under their own names.
+
+    Loads are numbered over all attempts at a round that count.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -191,7 +191,8 @@ def doubts(result: RunResult) -> list[str]:
     rounds = [r for r in result.environment.get("rounds", []) if isinstance(r, Mapping)]
     again = [r for r in rounds if not r.get("kept")]
     said += [f"a round of the timing was run again: {'; '.join(map(str, r.get('complaints', [])))}" for r in again]
-    if any(r.get("kept") and r.get("attempt") for r in rounds if r.get("complaints")):
+    counting = [r.get("round") for r in rounds if r.get("kept")]
+    if len(set(map(str, counting))) < len(counting):
         said.append("a round of the timing was run again and disturbed again: every attempt at it counts")
     return said
 

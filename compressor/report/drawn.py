@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 WIDTH: Final = 100  # columns of a file or a pipe, unless numbers need more
 _NAME: Final = 12  # letters of a name, a row's or a column's, that stand on one line
+_SHORT: Final = 4  # letters of a row's name where there is no other way
 _LINES: Final = 3  # letters that a column's padding and line take
 
 Row = Sequence[Sequence[str]]  # cells of some lines each
@@ -28,63 +29,41 @@ def fitting(console: Console | None, header: Sequence[str] = (), rows: Sequence[
     console = console or Console()
     if console.is_terminal:
         return console
-    columns = _columns(header, rows, _NAME)
-    width = max(WIDTH, console.width, _label(columns) + _beside(columns))
+    width = max(WIDTH, console.width)
+    if header:
+        label, *others = _needs(header, rows, _NAME, plain=True)
+        width = max(width, min(label, _NAME) + _beside(others))
     return Console(file=console.file, width=width, no_color=True, highlight=False)
 
 
 def drawn(console: Console, header: Sequence[str], rows: Sequence[Row], *, title: str = "") -> Table:
     """Return the table, ASCII where the console is no terminal.
 
-    Labels in the first column are folded, and numbers only where the console is too narrow for anything else.
+    Where there is no room for everything names are folded, of rows and of columns. Where numbers have no room even then rich
+    folds as it likes.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     plain = not console.is_terminal
-
-    def text(lines: Sequence[str]) -> Text:
-        return Text(cells.printable("\n".join(lines), ascii_only=plain))
-
-    table = Table(title=text([title]) if title else None, box=box.ASCII if plain else box.ROUNDED, show_lines=True)
-    for i, (name, width) in enumerate(zip(header, _widths(console.width, header, rows), strict=True)):
-        table.add_column(text([name]), justify="right" if i else "left", overflow="fold", width=width)
+    table = Table(
+        title=Text(cells.printable(title, ascii_only=plain)) if title else None,
+        box=box.ASCII if plain else box.ROUNDED,
+        show_lines=True,
+    )
+    widths = _widths(console.width, header, rows, plain=plain)
+    for i, (name, width) in enumerate(zip(header, widths, strict=True)):
+        shown = Text(cells.printable(name, ascii_only=plain))
+        table.add_column(shown, justify="right" if i else "left", overflow="fold", width=width)
     for row in rows:
-        table.add_row(*(text(cell) for cell in row))
+        table.add_row(*(Text(cells.printable("\n".join(cell), ascii_only=plain)) for cell in row))
     return table
 
 
 def say(console: Console, line: str) -> None:
     """Print a sentence, whatever markup it seems to hold."""
     console.print(cells.printable(line, ascii_only=not console.is_terminal), markup=False, highlight=False)
-
-
-def _widths(room: int, header: Sequence[str], rows: Sequence[Row]) -> Sequence[int | None]:
-    """Return the columns' widths: names are folded where there is no room, numbers only where nothing else helps."""
-    for name in (room, _NAME):
-        columns = _columns(header, rows, name)
-        left = room - _beside(columns)
-        if left >= _label(columns):
-            return [min(columns[0], left), *columns[1:]]
-    return [None] * len(header)
-
-
-def _columns(header: Sequence[str], rows: Sequence[Row], name: int) -> list[int]:
-    """Return the longest line in each column, where so many letters of its name must stand on one."""
-    names = [min(name, max(map(len, text.split("\n")))) for text in header]
-    body = [[len(line) for row in rows for line in row[i]] for i in range(len(header))]
-    return [max([least, *lengths]) for least, lengths in zip(names, body, strict=True)]
-
-
-def _label(columns: Sequence[int]) -> int:
-    """Return the least width of the first column."""
-    return min([*columns[:1], _NAME])
-
-
-def _beside(columns: Sequence[int]) -> int:
-    """Return what all columns but the first, and every line, take."""
-    return sum(columns[1:]) + _LINES * len(columns) + 1
 
 
 def as_text(show: Callable[[Console], None], width: int = WIDTH) -> str:
@@ -96,3 +75,32 @@ def as_text(show: Callable[[Console], None], width: int = WIDTH) -> str:
     text = io.StringIO()
     show(Console(file=text, width=width))
     return text.getvalue()
+
+
+def _widths(room: int, header: Sequence[str], rows: Sequence[Row], *, plain: bool) -> Sequence[int | None]:
+    """Return the columns' widths in a room; None: as rich likes."""
+    for name, least in ((room, _NAME), (_NAME, _NAME), (_NAME, _SHORT)):
+        label, *others = _needs(header, rows, name, plain=plain)
+        left = room - _beside(others)
+        if left >= min(label, least):
+            return [min(label, left), *others]
+    return [None] * len(header)
+
+
+def _needs(header: Sequence[str], rows: Sequence[Row], name: int, *, plain: bool) -> list[int]:
+    """Return the longest line in each column, on a screen, where so much of its name must stand on one."""
+    from rich.cells import cell_len
+
+    def longest(text: str) -> int:
+        return max(cell_len(line) for line in cells.printable(text, ascii_only=plain).split("\n"))
+
+    columns = zip(*rows, strict=True) if rows else [()] * len(header)
+    return [
+        max([min(name, longest(head)), *(longest("\n".join(cell)) for cell in column)])
+        for head, column in zip(header, columns, strict=True)
+    ]
+
+
+def _beside(others: Sequence[int]) -> int:
+    """Return what the columns after the first, and all lines, take."""
+    return sum(others) + _LINES * (len(others) + 1) + 1

@@ -36,11 +36,11 @@ METHOD = """\
   unit of their intervals, and of those of a median call, is the load (from six loads on, if even, two of them), with
   several rounds of fresh processes the round, and the block where there is one load. *Faster* and *slower* need the
   whole interval beyond 1 %, *equivalent* the 90 % interval within 2 %. A round in which the check strays or the machine
-  is short of processors is run again (`bench.repeats`); where every attempt is disturbed all of them count, with a
-  note. A ratio that is not known to 1 % has a note too. p90, p95 and p99 are bounds that hold with 99 % confidence if
-  calls are independent, which those of one load are not quite. Where the check strays by more than 1 %, a difference
-  must lie beyond that, and nothing is *equivalent*. The interval of a single round is that of its processes;
-  `bench=standard` adds what changes between processes.
+  is short of processors is run again (`bench.repeats`); where every attempt at a single round is disturbed all of them
+  count, else the last one, with a note. A ratio that is not known to 1 % has a note too. p90, p95 and p99 are bounds
+  that hold with 99 % confidence if calls are independent, which those of one load are not quite. Where the check strays
+  by more than 1 %, a difference must lie beyond that, and nothing is *equivalent*. The interval of a single round is
+  that of its processes; `bench=standard` adds what changes between processes.
 - From raw text: the same experiment on the same texts, and each call begins with tokenising and padding. Throughput: test
   texts drawn alike, sorted by length, in batches; a sample is a pass over all of them, and the ratio is of whole passes. By
   batch size and length: tokens of the same texts laid end to end, without padding; six calls a shape, three loads. Each in

@@ -46,7 +46,7 @@ def _cold_start(result: RunResult) -> Grid | None:
         for entry in candidate.latency
         if entry.load_seconds is not None and entry.first_call_seconds is not None
     )
-    lead = "Loading (libraries imported, files warm), then the first call: medians over the rounds. No interval: not compared."
+    lead = "Loading (libraries imported, files warm), then the first call: medians over processes. No interval: not compared."
     if cuda:
         lead += " Device memory: what torch allocated there at most."
     header = ("model", "runtime", "load s", "first call ms", *(["device MB"] if cuda else []))

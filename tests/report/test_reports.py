@@ -17,6 +17,7 @@ from test_results import make_result
 
 from compressor.compare import compare, load_runs
 from compressor.report.comparison import comparison
+from compressor.report.drawn import drawn
 from compressor.report.markdown import to_markdown, write_markdown
 from compressor.report.screen import Screen
 from compressor.report.terminal import print_result
@@ -47,15 +48,41 @@ def test_three_runtimes_fit_into_100_columns_of_ascii() -> None:
 
 def test_no_number_of_a_run_is_broken_over_two_lines_in_a_file() -> None:
     result = make_result()
-    name = "matthews_correlation@another_test_set"
-    wide = [
-        c if c.metric is None else replace(c, metric=name, difference=-0.136, ci95=(-0.161, -0.111))
-        for c in result.comparisons
-    ]
-    candidates = [replace(c, metrics={name: next(iter(c.metrics.values()))}) for c in result.candidates]
-    text = render_result(replace(result, candidates=tuple(candidates), comparisons=tuple(wide)))
+    names = ["matthews_correlation@another_test_set", "expected_calibration_error@another_test_set"]
+    gap = next(c for c in result.comparisons if c.metric is not None)
+    gaps = [replace(gap, metric=name, difference=-0.136, ci95=(-0.161, -0.111)) for name in names]
+    value = next(iter(result.teacher.metrics.values()))
+    candidates = tuple(replace(c, metrics=dict.fromkeys(names, value)) for c in result.candidates)
+    ratios = [c for c in result.comparisons if c.metric is None]
+    text = render_result(replace(result, candidates=candidates, comparisons=(*gaps, *ratios)))
     for found in ("(-16.1..-11.1)", "90.0 +-2.0", "(1.95..2.01)", "| distill "):
         assert found in text, text
+
+
+@pytest.mark.parametrize(
+    ("width", "whole", "folded"),
+    [
+        (80, ["model of a long name", "a column's long name", "(-16.1..-11.1)"], []),
+        (36, ["(-16.1..-11.1)"], ["model of a long name", "a column's long name"]),
+        (26, ["(-16.1..-11.1)", "mode"], ["model of a"]),
+        (12, [], ["(-16.1..-11.1)"]),
+    ],
+)
+def test_on_a_narrow_terminal_names_are_folded_before_numbers(width: int, whole: list[str], folded: list[str]) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=width, color_system=None)
+    console.print(drawn(console, ["model", "a column's long name"], [[["model of a long name"], ["(-16.1..-11.1)"]]]))
+    text = out.getvalue()
+    assert [found for found in whole if found not in text] == [found for found in folded if found in text] == []
+
+
+def test_wide_letters_are_counted_as_they_are_shown() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, color_system=None)
+    console.print(
+        drawn(console, ["model", "\u51c6\u786e\u7387" * 3], [[["\u6a21\u578b" * 7], ["1.0"]], [["b"], ["2.0"]]])
+    )
+    assert "\u6a21\u578b" * 7 in out.getvalue() and "\u51c6\u786e\u7387" * 3 in out.getvalue()
 
 
 def test_teacher_first_then_the_result_then_baselines() -> None:
@@ -302,5 +329,6 @@ def test_attempts_at_a_round_are_told_whether_they_count_or_not() -> None:
 
     assert "run again" not in printed((True, [])) + printed((True, ["the host took 5% away"]))
     assert "run again: the host took 5% away" in printed((False, ["the host took 5% away"]), (True, []))
+    assert "every attempt" not in printed((False, ["the host took 5% away"]), (True, ["the host took 6% away"]))
     text = printed((True, ["the host took 5% away"]), (True, ["the host took 6% away"]))
     assert "run again and disturbed again: every attempt at it counts" in text
