@@ -269,7 +269,7 @@ def test_other_tasks_take_the_same_way(tmp_path: Path, kind: str) -> None:
     artifact = CompressedModel(form=Form.torch, config=model.config, tokenizer=tokenizer, head=task.head, module=model)
     store.save(artifact, tmp_path / "model")
     examples = tiny_examples(20, kind=kind)
-    bench = BenchConfig(texts=6, blocks=4, loads=4, batch_size=2, timeout_s=120)
+    bench = BenchConfig(texts=6, blocks=4, loads=4, repeats=0, batch_size=2, timeout_s=120)
     workload = choose_workload(task, tokenizer, examples, split="test", texts=6, batch_size=2, seed=0)
     assert [len(batch) for batch in workload.batches] == [2, 2, 2]
     result = measure_accuracy(
