@@ -54,7 +54,8 @@ class LatencySamples:
         warmup_calls: The fewest calls between a load and the first timed one.
         same_prediction_rate: Share of timed predictions that are those of the scoring run (scores: nearly).
         max_logit_difference: Largest difference from the scoring run's logits.
-        energy: What all its calls together took, of every round; None unless a meter was given and could tell.
+        energy: What all its calls together took, in all rounds, or in those attempts at a single one that can tell; None
+            unless a meter was given and could tell.
     """
 
     samples_ns: NDArray[np.int64]

@@ -5,8 +5,8 @@
 One worker holds one model. In each block, in random order, the texts are called twice: asked for one by one, with the machine's
 counters read before and after each dozen of blocks, questions encoded before and answers decoded after, as a run does it; and
 in a loop of the worker's own, with nobody asking. The two see the same texts, in one process, in turn, so that what differs is
-the observer. The default encoder has the layers of
-the default teacher. What the run's own guard says of the machine is printed along: on a busy one these are no figures.
+the observer. The default encoder has the layers of the default teacher. What the run's own guard says of the machine is printed
+along: on a busy one these are no figures.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from compressor.errors import MeasureError
 from compressor.measure import noise, processes
 from compressor.measure.accuracy import measure_accuracy
 from compressor.measure.candidate import Candidate
+from compressor.measure.energy import Energy, Meter
 from compressor.measure.environment import environment
 from compressor.measure.examples import read_examples
 from compressor.measure.latency import Complaint, measure_latency
@@ -109,6 +110,33 @@ def test_a_doubtful_round_is_run_again_and_if_it_stays_doubtful_every_attempt_ma
     assert numbers == (
         [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)] if rounds > 1 else [(0, i) for i in range(len(judged))]
     )
+
+
+TOLD = Energy(joules=900.0, seconds=60.0, calls=100, idle_watts=2.0)
+
+
+class SecondOnly(Meter):
+    """Tells the energy of the second attempt, and of no other."""
+
+    attempts = 0
+
+    def end(self, samples, *, threads: int) -> dict[Arm, Energy]:
+        self.attempts += 1
+        return dict.fromkeys(
+            samples, TOLD if self.attempts == 2 else replace(TOLD, joules=None, reason="others computed")
+        )
+
+
+def test_an_attempt_that_cannot_tell_the_energy_does_not_hide_what_another_tells(house, scored, tmp_path: Path) -> None:
+    bench = replace(house.bench, runtimes=["torch"], loads=4, blocks=4, repeats=1)
+
+    def judge(samples) -> list[Complaint]:
+        return [Complaint("torch", "as the test wants it")]
+
+    run = measure_latency(scored, bench, tmp_path, seed=0, judge=judge, meter=SecondOnly())
+    found = run.runtimes[0].timed["student"]
+    assert [r.kept for r in run.rounds] == [True, True] and found.samples_ns.shape[:2] == (1, 8)
+    assert found.energy == TOLD
 
 
 def test_raw_samples_are_written_with_their_load(house, scored, tmp_path: Path) -> None:
